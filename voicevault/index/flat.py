@@ -1,0 +1,285 @@
+"""The exact index: every voiceprint compared, by FAISS' inner product over one array. The oracle for faster
+tiers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from voicevault.errors import IndexUnavailableError, RequestError
+from voicevault.index.locks import ReadWriteLock
+from voicevault.index.products import inner_products, unit_rows
+from voicevault.index.snapshot import SnapshotRejected, read_snapshot, write_snapshot
+from voicevault.types import (
+    Change,
+    Float32Array,
+    GalleryPosition,
+    IndexCapabilities,
+    IndexStats,
+    Int64Array,
+    Op,
+    SearchResult,
+)
+
+_SPARE = 32
+"""Candidates beyond k that a scan brings, so that rounding and short ties at the border settle without a
+second scan."""
+_BLOCK = 1 << 16
+"""Rows copied at a time for a filtered scan."""
+
+
+class FlatIndex:
+    """One collection's voiceprints in memory; implements `types.VoiceIndex`. Many threads may search while
+    one applies.
+
+    Shapes: ``n`` voiceprints, ``d`` dimensions, ``m`` probes. Rows are in no order: a removed row's place is
+    taken by the last one. Scores do not depend on that place, on the filter or on the size of a batch: FAISS
+    finds the candidates, and their products are then summed in float64 and rounded once.
+
+    Args:
+        position: The collection; the index is empty, at generation 0 and without a token, until changes are
+            applied.
+    """
+
+    def __init__(self, position: GalleryPosition) -> None:
+        self._position = replace(position, generation=0, token="")
+        self._keys: Int64Array = np.empty(0, dtype=np.int64)
+        self._vectors: Float32Array = np.empty((0, position.dim), dtype=np.float32)
+        self._slots: dict[int, int] = {}
+        self._sorted: tuple[Int64Array, Int64Array] | None = None
+        self._closed = False
+        self._lock = ReadWriteLock()
+
+    @classmethod
+    def rebuild(cls, position: GalleryPosition, keys: Int64Array, vectors: Float32Array) -> FlatIndex:
+        """An index at `position` with exactly these voiceprints: unique keys [n], unit vectors [n, d].
+
+        Raises:
+            RequestError: Shapes do not fit, a key is double, or a vector is not of unit length.
+        """
+        index = cls(position)
+        index._keys = np.array(keys, dtype=np.int64)
+        index._vectors = unit_rows(np.array(vectors, dtype=np.float32, order="C"), position.dim)
+        if index._keys.shape != (len(index._vectors),):
+            raise RequestError("There must be one key per vector.", vectors=len(index._vectors))
+        index._slots = {key: slot for slot, key in enumerate(index._keys.tolist())}
+        if len(index._slots) != len(index._keys):
+            raise RequestError("A key stands for two voiceprints.")
+        index._position = position
+        return index
+
+    @classmethod
+    def load(cls, path: str | Path, position: GalleryPosition) -> FlatIndex:
+        """The index that was saved at `path`, at the generation and with the token that it was saved with.
+
+        A file of an earlier generation is accepted: whoever knows the change log compares `token` with that
+        generation's before catching up.
+
+        Raises:
+            SnapshotRejected: The file is missing, damaged or of another collection, model, version or
+                history: rebuild.
+        """
+        saved, keys, vectors = read_snapshot(path, position)
+        try:
+            return cls.rebuild(saved, keys, vectors)
+        except RequestError as error:
+            raise SnapshotRejected(f"holds what is no gallery: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the index to `path`, whole or not at all. Searches go on meanwhile, changes wait.
+
+        Raises:
+            OSError: The file cannot be written; what was there before is untouched.
+        """
+        with self._lock.read():
+            self._check_open()
+            count = len(self._slots)
+            write_snapshot(path, self._position, self._keys[:count], self._vectors[:count])
+
+    def apply(self, changes: Sequence[Change], generation: int, token: str) -> None:
+        """Bring the index to `generation`. Changes it has seen already are ignored; all of the rest take
+        effect at once.
+
+        Raises:
+            RequestError: Changes out of order or beyond `generation`, or a vector that is no unit vector [d].
+            IndexUnavailableError: The index is closed.
+        """
+        with self._lock.write():
+            self._check_open()
+            if generation <= self._position.generation:
+                return
+            final: dict[int, Float32Array | None] = {}
+            last = 0
+            for change in changes:
+                if not last <= change.generation <= generation:
+                    raise RequestError(
+                        "Changes must come in order of generation.", generation=change.generation
+                    )
+                last = change.generation
+                if change.generation > self._position.generation:
+                    final[change.key] = change.vector if change.op is Op.UPSERT else None
+                    if change.op is Op.UPSERT and change.vector is None:
+                        raise RequestError("An upsert has no vector.", key=change.key)
+            upserts = {key: vector for key, vector in final.items() if vector is not None}
+            rows = np.empty((0, self._position.dim), dtype=np.float32)
+            if upserts:
+                if any(np.shape(vector) != (self._position.dim,) for vector in upserts.values()):
+                    raise RequestError("A vector has the wrong number of dimensions.", dim=self._position.dim)
+                rows = unit_rows(np.array(list(upserts.values()), dtype=np.float32), self._position.dim)
+            # Everything is checked: from here on nothing raises but a lack of memory, and that first.
+            self._reserve(len(self._slots) + sum(key not in self._slots for key in upserts))
+            self._sorted = None
+            for key, row in zip(upserts, rows, strict=True):
+                slot = self._slots.setdefault(key, len(self._slots))
+                self._keys[slot] = key
+                self._vectors[slot] = row
+            for key, vector in final.items():
+                if vector is None:
+                    self._remove(key)
+            self._position = replace(self._position, generation=generation, token=token)
+
+    def search(
+        self, probes: Float32Array, k: int, allow: Int64Array | None = None, at_least: int = 0
+    ) -> SearchResult:
+        """The k best voiceprints of each probe, exactly: by score descending, then id ascending, ties at the
+        border too.
+
+        Args:
+            probes: float32 [m, d], unit rows.
+            k: At least 1.
+            allow: int64 [a], sorted and unique: only these ids are compared. Ids that are not in the index
+            are ignored.
+            at_least: The generation that the answer must not lie behind.
+
+        Returns:
+            ids and scores [m, min(k, voiceprints compared)], scores in [-1, 1].
+
+        Raises:
+            RequestError: Probes, k or allow are not as above.
+            IndexUnavailableError: The index has not reached `at_least`, or is closed.
+        """
+        points = unit_rows(np.ascontiguousarray(probes, dtype=np.float32), self._position.dim)
+        if k < 1:
+            raise RequestError("k must be 1 or more.", k=k)
+        if allow is not None and (
+            allow.ndim != 1 or allow.dtype != np.int64 or (allow[1:] <= allow[:-1]).any()
+        ):
+            raise RequestError("The filter must be a sorted list of unique int64 ids.")
+        with self._lock.read():
+            self._check_open()
+            generation = self._position.generation
+            if generation < at_least:
+                raise IndexUnavailableError(
+                    "The index has not caught up with the collection.",
+                    generation=generation,
+                    at_least=at_least,
+                )
+            slots = None if allow is None else self._slots_of(allow)
+            wanted = min(k, len(self._slots) if slots is None else len(slots))
+            ids = np.empty((len(points), wanted), dtype=np.int64)
+            scores = np.empty((len(points), wanted), dtype=np.float32)
+            if ids.size:
+                first = self._scan(points, slots, wanted + _SPARE)
+                for row, point in enumerate(points):
+                    ids[row], scores[row] = self._settle(point, slots, wanted, first[0][row], first[1][row])
+        return SearchResult(ids, scores, generation)
+
+    @property
+    def generation(self) -> int:
+        return self._position.generation
+
+    @property
+    def token(self) -> str:
+        return self._position.token
+
+    def stats(self) -> IndexStats:
+        with self._lock.read():
+            size = self._keys.nbytes + self._vectors.nbytes
+            return IndexStats("flat", len(self._slots), self._position.dim, self._position.generation, size)
+
+    def capabilities(self) -> IndexCapabilities:
+        return IndexCapabilities(exact=True, filtered=True, persistent=True)
+
+    def close(self) -> None:
+        """Let go of the memory. Searches that run are waited for; later calls raise IndexUnavailableError."""
+        with self._lock.write():
+            self._closed = True
+            self._slots, self._sorted = {}, None
+            self._keys, self._vectors = self._keys[:0].copy(), self._vectors[:0].copy()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise IndexUnavailableError("The index is closed.")
+
+    def _reserve(self, count: int) -> None:
+        if count <= len(self._keys):
+            return
+        room = max(count, len(self._keys) * 3 // 2, 64)
+        keys = np.empty(room, dtype=np.int64)
+        vectors = np.empty((room, self._position.dim), dtype=np.float32)
+        used = len(self._slots)
+        keys[:used], vectors[:used] = self._keys[:used], self._vectors[:used]
+        self._keys, self._vectors = keys, vectors
+
+    def _remove(self, key: int) -> None:
+        slot = self._slots.pop(key, None)
+        last = len(self._slots)
+        if slot is None or slot == last:
+            return
+        self._keys[slot], self._vectors[slot] = self._keys[last], self._vectors[last]
+        self._slots[int(self._keys[slot])] = slot
+
+    def _slots_of(self, allow: Int64Array) -> Int64Array:
+        ordered = self._sorted
+        if ordered is None:
+            keys = self._keys[: len(self._slots)]
+            order = np.argsort(keys)
+            # Two readers may both do this; either result is right, and no writer is inside.
+            self._sorted = ordered = (keys[order], order)
+        known, order = ordered
+        if not len(known):
+            return np.empty(0, dtype=np.int64)
+        at = np.minimum(np.searchsorted(known, allow), len(known) - 1)
+        slots: Int64Array = order[at[known[at] == allow]]
+        return slots
+
+    def _scan(
+        self, points: Float32Array, slots: Int64Array | None, k: int
+    ) -> tuple[Float32Array, Int64Array]:
+        """FAISS' scores and the slots of each point's best k rows, in no particular order."""
+        if slots is None:
+            rows = self._vectors[: len(self._slots)]
+            return inner_products(points, rows, min(k, len(rows)))
+        found = []
+        for start in range(0, len(slots), _BLOCK):
+            block = slots[start : start + _BLOCK]
+            scores, places = inner_products(points, self._vectors[block], min(k, len(block)))
+            found.append((scores, block[places]))
+        scores = np.concatenate([pair[0] for pair in found], axis=1)
+        places = np.concatenate([pair[1] for pair in found], axis=1)
+        if scores.shape[1] > k:
+            best = np.argpartition(scores, -k, axis=1)[:, -k:]
+            scores, places = np.take_along_axis(scores, best, 1), np.take_along_axis(places, best, 1)
+        return scores, places
+
+    def _settle(
+        self, point: Float32Array, slots: Int64Array | None, k: int, rough: Float32Array, places: Int64Array
+    ) -> tuple[Int64Array, Float32Array]:
+        """Exact order of the best k, with more candidates for as long as one left out might still belong."""
+        total = len(self._slots) if slots is None else len(slots)
+        # A float32 sum of d products of unit vectors is off by d * 2^-24 at most (Higham, Accuracy and
+        # Stability of Numerical Algorithms, section 3.1); doubled for uneven lengths and the last rounding.
+        error = (len(point) + 2) * 2.0**-23
+        while True:
+            # Products of two float32 are exact in float64.
+            products = self._vectors[places].astype(np.float64) * point
+            scores = np.clip(products.sum(axis=1).astype(np.float32), -1.0, 1.0)
+            keys = self._keys[places]
+            order = np.lexsort((keys, -scores))[:k]
+            if len(places) == total or float(rough.min()) + error < float(scores[order[-1]]):
+                return keys[order], scores[order]
+            more, wider = self._scan(point[None], slots, min(total, 4 * len(places)))
+            rough, places = more[0], wider[0]
