@@ -22,8 +22,10 @@ _SHARES = np.array([_NORMAL.cdf(float(deviate)) for deviate in _DEVIATES])
 
 
 def plot_det(scores: ArrayLike, labels: ArrayLike, path: str | Path, title: str = "DET curve") -> None:
-    """Write a PNG of FNMR over FMR on normal-deviate axes, with the EER point (Martin et al., 'The DET curve in
-    assessment of detection task performance', Eurospeech 1997). Rates that rest on no error at all are not drawn.
+    """Write a PNG of FNMR over FMR on normal-deviate axes, with the EER point.
+
+    See Martin et al., 'The DET curve in assessment of detection task performance', Eurospeech 1997. Points
+    where either rate rests on no error at all are not drawn.
 
     Args:
         scores: [n], finite.
