@@ -118,7 +118,7 @@ class EmbeddingPipeline:
                 recording.require(min_speech)
                 whole = False
             else:
-                whole = recording.quality.speech_seconds < whole_below
+                whole = not recording.segments or recording.quality.speech_seconds < whole_below
             waveforms.append(normalise(recording.samples if whole else recording.speech))
         if not waveforms:
             return []

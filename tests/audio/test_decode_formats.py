@@ -23,13 +23,17 @@ def likeness(decoded: Float32Array, expected: Float32Array) -> float:
     return float(np.max(products) / (np.linalg.norm(decoded) * np.linalg.norm(expected)))
 
 
-@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"])
+@pytest.mark.parametrize(
+    "subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"]
+)
 def test_wav_of_every_sample_type(tones: Any, write_sound: Any, subtype: str) -> None:
     wave = decode(write_sound(tones(SAMPLE_RATE), SAMPLE_RATE, "WAV", subtype))
     assert wave.format == f"WAV/{subtype}"
     assert wave.samples.dtype == np.float32
     np.testing.assert_allclose(
-        wave.samples, tones(SAMPLE_RATE), atol=0.02 if "LAW" in subtype else 0.008 if "U8" in subtype else 1e-4
+        wave.samples,
+        tones(SAMPLE_RATE),
+        atol=0.02 if "LAW" in subtype else 0.008 if "U8" in subtype else 1e-4,
     )
 
 

@@ -157,8 +157,8 @@ def _mp3(data: bytes) -> bool:
         return False
     field = mark + 8 + (4 if flags & 1 else 0)
     size = int.from_bytes(head[field : field + 4], "big")
-    # Some encoders leave the Xing frame itself out or in: one frame of slack.
-    return size - 1500 > len(data) - at
+    # Some encoders leave the Xing frame itself out, so the number may be smaller than the file, never larger.
+    return size > len(data) - at
 
 
 def _amr(data: bytes) -> bool:

@@ -66,7 +66,7 @@ def decode(
             formats=FORMATS,
         )
     if is_truncated(container, data):
-        raise _corrupt(container, "it ends before its own header says it does")
+        raise _corrupt(container.name, "it ends before its own header says it does")
     decoded = _decode(container, data, limits, channel)
     samples = decoded.samples
     peak = float(np.max(np.abs(samples), initial=0.0))
@@ -147,7 +147,7 @@ def _decode(container: Container, data: bytes, limits: AudioLimits, channel: int
                 return _collect(reader, limits, channel)
         except DecoderFailed as error:
             reason = str(error)
-    raise _corrupt(container, reason)
+    raise _corrupt(container.name, reason)
 
 
 def _collect(reader: Reader, limits: AudioLimits, channel: int | None) -> _Decoded:
@@ -173,7 +173,8 @@ def _collect(reader: Reader, limits: AudioLimits, channel: int | None) -> _Decod
     if count == 0:
         raise EmptyAudioError("The recording holds no samples. Check how it was recorded.")
     if reader.frames is not None and count < reader.frames:
-        raise DecoderFailed(f"it ends after {count} of {reader.frames} samples")
+        # Not for the other decoder to try: where the cut falls between two frames, it would notice nothing.
+        raise _corrupt(reader.format, f"it ends after {count} of {reader.frames} samples")
     # A constant offset is silence too, so the swing counts and not the peak.
     if high - low <= _QUIET:
         raise SilentAudioError("The recording is silent. Check the microphone, or choose another channel.")
@@ -230,9 +231,9 @@ def _too_long(limits: AudioLimits, seconds: float | None) -> AudioTooLongError:
     )
 
 
-def _corrupt(container: Container, reason: str) -> CorruptAudioError:
+def _corrupt(name: str, reason: str) -> CorruptAudioError:
     return CorruptAudioError(
-        f"The {container.name} recording is broken or truncated: {reason}. Copy or export it again.",
-        format=container.name,
+        f"The {name} recording is broken or truncated: {reason}. Copy or export it again.",
+        format=name,
         reason=reason,
     )

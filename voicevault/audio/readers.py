@@ -47,8 +47,10 @@ class _SoundfileReader:
         self.format = f"{self._file.format}/{self._file.subtype}"
         self.rate = int(self._file.samplerate)
         self.channels = int(self._file.channels)
-        # libsndfile answers with its largest number where the length is not known.
-        self.frames = int(self._file.frames) if self._file.frames < 1 << 60 else None
+        # libsndfile answers with its largest number where the length is not known; for MP3 it may be an
+        # estimate.
+        known = self._file.frames < 1 << 60 and self._file.format != "MP3"
+        self.frames = int(self._file.frames) if known else None
 
     def blocks(self, most: int) -> Iterator[Float32Array]:
         while most > 0:
@@ -71,7 +73,7 @@ class _PyAVReader:
     frames: int | None = None
 
     def __init__(self, file: BinaryIO, name: str, demuxer: str) -> None:
-        import av  # takes 60 ms, and most recordings never need it
+        import av  # takes a tenth of a second, and most recordings never need it
 
         self._error = av.FFmpegError
         try:
