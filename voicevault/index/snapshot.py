@@ -32,7 +32,7 @@ _DIGEST_BYTES = 32
 _HEADER_LIMIT = 1 << 16
 
 
-class SnapshotRejected(Exception):  # noqa: N818 - a verdict on a file
+class SnapshotRejected(Exception):
     """The file cannot be trusted or is not of this collection. The message says why; the answer is a
     rebuild."""
 

@@ -168,7 +168,7 @@ def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
         values[name] = float(value)
     for name in ("impostor_trials", "genuine_trials", "speakers"):
         if isinstance(values[name], bool) or not isinstance(values[name], int):
-            raise ValueError(f"{name} is not a count")
+            raise TypeError(f"{name} is not a count")
     return values
 
 
