@@ -57,7 +57,7 @@ def test_what_is_no_recording(data: bytes, error: type[errors.AudioError], tmp_p
 def test_every_prefix_of_a_file_ends_in_a_typed_error(tones: Any, write_sound: Any, write_av: Any) -> None:
     files = [
         write_sound(tones(16000), 16000, "WAV"),
-        write_sound(tones(16000), 16000, "FLAC"),
+        *(write_sound(tones(16000), 16000, name) for name in ("FLAC", "AIFF", "AU", "CAF", "W64", "RF64")),
         write_sound(tones(44100), 44100, "MP3", None),
         write_sound(tones(44100), 44100, "OGG", "VORBIS"),
         write_sound(tones(48000), 48000, "OGG", "OPUS"),
@@ -72,6 +72,15 @@ def test_every_prefix_of_a_file_ends_in_a_typed_error(tones: Any, write_sound: A
             with pytest.raises((errors.CorruptAudioError, errors.UnsupportedAudioError)):
                 wave = decode(cut)
                 pytest.fail(f"{share} of {wave.format} passed as {wave.seconds} s")
+
+
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000])
+def test_a_wav_that_was_written_to_a_pipe(tones: Any, write_sound: Any, size: int) -> None:
+    """Its header states a length that nobody could know."""
+    data = bytearray(write_sound(tones(16000), 16000))
+    at = data.find(b"data") + 4
+    data[4:8] = data[at : at + 4] = size.to_bytes(4, "little")
+    assert decode(bytes(data)).seconds == 1.5
 
 
 def test_damage_never_escapes_the_tree(tones: Any, write_sound: Any, write_av: Any) -> None:

@@ -87,6 +87,8 @@ def is_truncated(container: Container, data: bytes) -> bool:
 
 
 def _wav(data: bytes) -> bool:
+    if data[:4] == b"RF64":
+        return int.from_bytes(data[20:28], "little") + 8 > len(data)
     if data[:4] != b"RIFF":
         return False
     at = 12
@@ -96,6 +98,29 @@ def _wav(data: bytes) -> bool:
             return size < _RIFF_STREAMED and at + 8 + size > len(data)
         at += 8 + size + size % 2
     return True  # the file ends before its samples begin
+
+
+def _aiff(data: bytes) -> bool:
+    return int.from_bytes(data[4:8], "big") + 8 > len(data)
+
+
+def _w64(data: bytes) -> bool:
+    return int.from_bytes(data[16:24], "little") > len(data)
+
+
+def _au(data: bytes) -> bool:
+    start, size = int.from_bytes(data[4:8], "big"), int.from_bytes(data[8:12], "big")
+    return size < _RIFF_STREAMED and start + size > len(data)
+
+
+def _caf(data: bytes) -> bool:
+    at = 8
+    while at + 12 <= len(data):
+        size = int.from_bytes(data[at + 4 : at + 12], "big")
+        if size >= 1 << 63:  # -1: to the end of the file
+            return False
+        at += 12 + size
+    return at > len(data)
 
 
 def _ogg(data: bytes) -> bool:
@@ -172,6 +197,10 @@ def _amr(data: bytes) -> bool:
 
 _CHECKS: dict[str, Callable[[bytes], bool]] = {
     "WAV": _wav,
+    "AIFF": _aiff,
+    "W64": _w64,
+    "AU": _au,
+    "CAF": _caf,
     "OGG": _ogg,
     "M4A": _mp4,
     "WEBM": _webm,
