@@ -1,0 +1,59 @@
+"""What may enter the tables: checked before a lock is taken, alike for both databases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import ModelMismatchError, RequestError
+from ..types import Embedding
+
+
+def checked_text(value: str, what: str, limit: int = 255) -> str:
+    """Raises: RequestError where the text is empty, too long, or holds what a database cannot keep."""
+    if not value or not value.strip() or len(value) > limit:
+        raise RequestError(f"The {what} must have 1 to {limit} characters.", field=what)
+    if any(ord(c) < 32 or 0xD800 <= ord(c) <= 0xDFFF for c in value):
+        raise RequestError(f"The {what} holds control characters.", field=what)
+    return value
+
+
+def checked_name(value: str | None) -> str | None:
+    return None if value is None else checked_text(value, "name", 1024)
+
+
+def checked_tags(tags: Iterable[str] | None) -> list[str]:
+    if isinstance(tags, str):
+        raise RequestError("Tags are a list of texts, not one text.", field="tags")
+    return sorted({checked_text(tag, "tag") for tag in tags or ()})
+
+
+def checked_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Raises: RequestError where the attributes are not plain JSON."""
+    try:
+        text = json.dumps(dict(attributes or {}), allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"The attributes are not plain JSON: {error}", field="attributes") from error
+    kept: dict[str, Any] = json.loads(text)
+    return kept
+
+
+def check_embedding(embedding: Embedding, model_id: str, dim: int) -> None:
+    """Raises: ModelMismatchError where another model made it, RequestError where it is no unit vector."""
+    if embedding.model_id != model_id:
+        raise ModelMismatchError(
+            "The collection belongs to another model than the one that made this embedding.",
+            collection_model=model_id,
+            embedding_model=embedding.model_id,
+        )
+    vector = embedding.vector
+    if (
+        vector.shape != (dim,)
+        or not np.isfinite(vector).all()
+        or abs(float(np.linalg.norm(vector)) - 1) > 1e-3
+    ):
+        raise RequestError(f"An embedding must be a finite unit vector of {dim} numbers.", dim=dim)

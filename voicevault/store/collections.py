@@ -1,0 +1,77 @@
+"""Collections: making, listing, deleting."""
+
+from __future__ import annotations
+
+import secrets
+from uuid import uuid4
+
+from sqlalchemy import delete, func, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from ..errors import CollectionExistsError, RequestError
+from ..types import Collection
+from .checks import checked_text
+from .database import Database, no_collection
+from .tables import CollectionRow, GenerationRow, SpeakerRow, now
+
+_speakers = (
+    select(func.count())
+    .where(SpeakerRow.collection_id == CollectionRow.id)
+    .correlate(CollectionRow)
+    .scalar_subquery()
+)
+
+
+def _record(row: CollectionRow, speakers: int) -> Collection:
+    return Collection(row.name, row.uuid, row.model_id, row.dim, row.generation, speakers, row.created)
+
+
+class Collections(Database):
+    def create_collection(self, name: str, model_id: str, dim: int) -> Collection:
+        """Makes an empty collection for one model.
+
+        Raises:
+            CollectionExistsError: The name is taken.
+            RequestError: Name or dimension cannot be used.
+        """
+        checked_text(name, "collection name")
+        checked_text(model_id, "model id")
+        if dim < 1:
+            raise RequestError("An embedding has at least one dimension.", dim=dim)
+        token = secrets.token_hex(16)
+        row = CollectionRow(
+            uuid=str(uuid4()), name=name, model_id=model_id, dim=dim, generation=0, token=token, created=now()
+        )
+        with self._unordered() as session:
+            try:
+                session.add(row)
+                session.flush()
+            except IntegrityError as error:
+                raise CollectionExistsError(f"The collection {name!r} exists.", collection=name) from error
+            session.execute(insert(GenerationRow).values(collection_id=row.id, generation=0, token=token))
+            return _record(row, 0)
+
+    def collections(self) -> list[Collection]:
+        """All collections, by name."""
+        with self._reading() as session:
+            rows = session.execute(select(CollectionRow, _speakers).order_by(CollectionRow.name))
+            return [_record(row, speakers) for row, speakers in rows]
+
+    def collection(self, name: str) -> Collection:
+        """Raises: CollectionNotFoundError."""
+        with self._reading() as session:
+            found = session.execute(
+                select(CollectionRow, _speakers).where(CollectionRow.name == name)
+            ).one_or_none()
+            if found is None:
+                raise no_collection(name)
+            return _record(found[0], found[1])
+
+    def delete_collection(self, name: str) -> None:
+        """Deletes it with all its speakers.
+
+        Raises:
+            CollectionNotFoundError: There is none of that name.
+        """
+        with self._writing(name) as write:
+            write.session.execute(delete(CollectionRow).where(CollectionRow.id == write.collection_id))

@@ -1,0 +1,213 @@
+"""Connections and transactions: how a write takes its place in a collection's order, and how a read sees one moment."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, make_url, select, update
+from sqlalchemy import exc as sa
+from sqlalchemy.orm import Session
+
+from ..errors import (
+    CollectionNotFoundError,
+    DatabaseBusyError,
+    DatabaseUnavailableError,
+    SchemaOutdatedError,
+    SettingsError,
+    StoreError,
+)
+from ..types import Op
+from .tables import ChangeRow, CollectionRow, GenerationRow
+
+# lock not available, deadlock, serialisation failure, statement timeout, too many connections
+_BUSY_STATES = {"55P03", "40P01", "40001", "57014", "53300"}
+_NO_TABLE_STATES = {"42P01", "42703"}
+
+
+def parse_url(url: str) -> URL:
+    """`postgres://` and `postgresql://` mean psycopg 3; `sqlite:///path` is the other one.
+
+    Raises:
+        SettingsError: Neither SQLite nor PostgreSQL, or not a URL.
+    """
+    try:
+        parsed = make_url(url)
+    except (sa.ArgumentError, ValueError) as error:
+        raise SettingsError(
+            "The database URL cannot be read; give sqlite:///PATH or postgresql://..."
+        ) from error
+    kind = parsed.get_backend_name()
+    if kind in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if kind == "sqlite" and parsed.database not in (None, "", ":memory:"):
+        return parsed.set(drivername="sqlite")
+    raise SettingsError("The database URL must be sqlite:///PATH or postgresql://...", backend=kind)
+
+
+def make_engine(url: URL, lock_timeout: float) -> Engine:
+    milliseconds = max(1, round(lock_timeout * 1000))
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(url, hide_parameters=True, pool_timeout=lock_timeout)
+
+        @event.listens_for(engine, "connect")
+        def prepare_sqlite(connection: Any, _record: Any) -> None:
+            connection.isolation_level = None  # transactions are begun by begin_sqlite, not by the driver
+            for pragma in (
+                f"busy_timeout = {milliseconds}",
+                "journal_mode = WAL",
+                "synchronous = FULL",
+                "foreign_keys = ON",
+                "secure_delete = ON",
+            ):
+                connection.execute(f"PRAGMA {pragma}").close()
+
+        @event.listens_for(engine, "begin")
+        def begin_sqlite(connection: Connection) -> None:
+            # A deferred transaction that turns to writing can fail at once, without the busy timeout.
+            write = connection.get_execution_options().get("voicevault_write", False)
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+        return engine
+
+    engine = create_engine(
+        url,
+        hide_parameters=True,
+        pool_pre_ping=True,
+        pool_timeout=lock_timeout,
+        connect_args={"connect_timeout": 10},
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare_postgresql(connection: Any, _record: Any) -> None:
+        connection.execute(f"SET lock_timeout = {milliseconds}")
+        # A client that hangs while it holds a collection's row must not stop all the others for good.
+        connection.execute("SET idle_in_transaction_session_timeout = 60000")
+        connection.commit()
+
+    return engine
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Driver errors leave as our own; their parameters (embeddings, names) stay out of the message."""
+    try:
+        yield
+    except sa.TimeoutError as error:
+        raise DatabaseBusyError("All database connections are in use; try again.") from error
+    except sa.DBAPIError as error:
+        raise _translate(error) from error
+    except sa.SQLAlchemyError as error:
+        raise StoreError(f"The database failed: {type(error).__name__}.") from error
+
+
+def _translate(error: sa.DBAPIError) -> StoreError:
+    text = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
+    state = getattr(error.orig, "sqlstate", None)
+    if state in _BUSY_STATES or "database is locked" in text or "table is locked" in text:
+        return DatabaseBusyError(
+            "The database is busy: a lock was not granted in time; try again.", state=state
+        )
+    if state in _NO_TABLE_STATES or "no such table" in text or "no such column" in text:
+        return SchemaOutdatedError("The database lacks tables of this release; run `voicevault db upgrade`.")
+    if isinstance(error, (sa.OperationalError, sa.InterfaceError)) or "not a database" in text:
+        return DatabaseUnavailableError(f"The database cannot be reached: {text}", state=state)
+    return StoreError(f"The database refused a statement: {type(error.orig).__name__}.", state=state)
+
+
+@dataclass
+class Write:
+    """A write transaction that holds its collection's row: no other can commit between its generation and its end."""
+
+    session: Session
+    collection_id: int
+    model_id: str
+    dim: int
+    generation: int
+    token: str
+    changes: dict[int, Op] = field(default_factory=dict)
+
+
+class Database:
+    """An engine and its two kinds of transaction."""
+
+    def __init__(self, url: str, *, lock_timeout: float = 10.0) -> None:
+        self.url = parse_url(url)
+        self._engine = make_engine(self.url, lock_timeout)
+        sqlite = self.url.get_backend_name() == "sqlite"
+        self._readers = self._engine.execution_options(
+            **({} if sqlite else {"isolation_level": "REPEATABLE READ"})
+        )
+        self._writers = self._engine.execution_options(
+            **({"voicevault_write": True} if sqlite else {"isolation_level": "READ COMMITTED"})
+        )
+
+    def close(self) -> None:
+        """Closes all idle connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _reading(self) -> Iterator[Session]:
+        """One fresh transaction that sees one moment."""
+        with translated(), Session(self._readers, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def _unordered(self) -> Iterator[Session]:
+        """A write transaction outside any collection's order: only for making collections."""
+        with translated(), Session(self._writers, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def _writing(self, collection: str) -> Iterator[Write]:
+        """A write transaction in the collection's order; change rows are written at its end."""
+        with self._unordered() as session:
+            write = self._take_generation(session, collection)
+            session.execute(
+                insert(GenerationRow).values(
+                    collection_id=write.collection_id, generation=write.generation, token=write.token
+                )
+            )
+            yield write
+            session.flush()
+            rows = [
+                {
+                    "collection_id": write.collection_id,
+                    "generation": write.generation,
+                    "speaker_key": key,
+                    "op": op.value,
+                }
+                for key, op in write.changes.items()
+            ]
+            if rows:
+                session.execute(insert(ChangeRow), rows)
+
+    def _take_generation(self, session: Session, collection: str) -> Write:
+        # First statement of the transaction: the row lock lasts until commit, so generations commit in their order.
+        # A sequence would not do: its numbers commit in any order, and a reader would skip the late ones.
+        token = secrets.token_hex(16)
+        row = session.execute(
+            update(CollectionRow)
+            .where(CollectionRow.name == collection)
+            .values(generation=CollectionRow.generation + 1, token=token)
+            .returning(CollectionRow.id, CollectionRow.model_id, CollectionRow.dim, CollectionRow.generation),
+            execution_options={"synchronize_session": False},
+        ).one_or_none()
+        if row is None:
+            raise no_collection(collection)
+        return Write(session, row.id, row.model_id, row.dim, row.generation, token)
+
+
+def find_collection(session: Session, name: str) -> CollectionRow:
+    """Raises: CollectionNotFoundError."""
+    row = session.scalar(select(CollectionRow).where(CollectionRow.name == name))
+    if row is None:
+        raise no_collection(name)
+    return row
+
+
+def no_collection(name: str) -> CollectionNotFoundError:
+    return CollectionNotFoundError(f"There is no collection {name!r}.", collection=name)

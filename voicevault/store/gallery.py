@@ -1,0 +1,150 @@
+"""What the index and the decision read: positions, changes, voiceprints, and whose they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ..errors import NotEnrolledError
+from ..types import Change, Float32Array, GalleryPosition, Int64Array, Op
+from .checks import checked_tags
+from .database import Database, find_collection
+from .enrollments import CHUNK
+from .speakers import find_speaker
+from .tables import (
+    ChangeRow,
+    CollectionRow,
+    EnrollmentRow,
+    GenerationRow,
+    SpeakerRow,
+    TagRow,
+    VoiceprintRow,
+)
+
+
+def _position(row: CollectionRow) -> GalleryPosition:
+    return GalleryPosition(row.uuid, row.model_id, row.dim, row.generation, row.token)
+
+
+def _keys(session: Session, collection_id: int, tags: list[str]) -> Int64Array:
+    query = select(VoiceprintRow.speaker_key).where(VoiceprintRow.collection_id == collection_id)
+    for tag in tags:
+        query = query.where(
+            VoiceprintRow.speaker_key.in_(select(TagRow.speaker_key).where(TagRow.tag == tag))
+        )
+    return np.array(session.scalars(query.order_by(VoiceprintRow.speaker_key)).all(), dtype=np.int64)
+
+
+class Gallery(Database):
+    """Every method reads in one fresh transaction and raises CollectionNotFoundError."""
+
+    def position(self, collection: str) -> GalleryPosition:
+        """Where the collection stands now."""
+        with self._reading() as session:
+            return _position(find_collection(session, collection))
+
+    def token_at(self, collection: str, generation: int) -> str | None:
+        """The token of a generation; None where the collection has not come so far."""
+        with self._reading() as session:
+            return session.scalar(
+                select(GenerationRow.token).where(
+                    GenerationRow.collection_id == find_collection(session, collection).id,
+                    GenerationRow.generation == generation,
+                )
+            )
+
+    def changes(self, collection: str, since_generation: int) -> tuple[GalleryPosition, list[Change]]:
+        """The position and all changes behind `since_generation`, in order.
+
+        A caller compares `token_at(collection, since_generation)` first: an index that is ahead or foreign gets no changes
+        that make sense to it.
+        """
+        with self._reading() as session:
+            found = find_collection(session, collection)
+            query = (
+                select(
+                    ChangeRow.generation,
+                    GenerationRow.token,
+                    ChangeRow.speaker_key,
+                    ChangeRow.op,
+                    VoiceprintRow.vector,
+                )
+                .join(
+                    GenerationRow,
+                    (GenerationRow.collection_id == ChangeRow.collection_id)
+                    & (GenerationRow.generation == ChangeRow.generation),
+                )
+                .outerjoin(VoiceprintRow, VoiceprintRow.speaker_key == ChangeRow.speaker_key)
+                .where(ChangeRow.collection_id == found.id, ChangeRow.generation > since_generation)
+                .order_by(ChangeRow.generation, ChangeRow.speaker_key)
+            )
+            changes = []
+            for generation, token, key, op, vector in session.execute(query):
+                # An upsert whose voiceprint has gone since is read as a removal.
+                if op == Op.REMOVE or vector is None:
+                    changes.append(Change(generation, token, key, Op.REMOVE, None))
+                else:
+                    changes.append(Change(generation, token, key, Op.UPSERT, vector))
+            return _position(found), changes
+
+    def snapshot(self, collection: str) -> tuple[GalleryPosition, Int64Array, Float32Array]:
+        """The position, keys int64 [n] in rising order and voiceprints float32 [n, d]."""
+        with self._reading() as session:
+            found = find_collection(session, collection)
+            rows = session.execute(
+                select(VoiceprintRow.speaker_key, VoiceprintRow.vector)
+                .where(VoiceprintRow.collection_id == found.id)
+                .order_by(VoiceprintRow.speaker_key)
+            ).all()
+            keys = np.array([row[0] for row in rows], dtype=np.int64)
+            vectors = np.array([row[1] for row in rows], dtype=np.float32).reshape(len(rows), found.dim)
+            return _position(found), keys, vectors
+
+    def voiceprint(self, collection: str, speaker_id: str) -> tuple[Float32Array, int]:
+        """A speaker's voiceprint, and the collection's generation at which it was read.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+            SpeakerNotFoundError: There is no such speaker.
+            NotEnrolledError: The speaker has no enrollment.
+        """
+        with self._reading() as session:
+            found = find_collection(session, collection)
+            speaker = find_speaker(session, found.id, speaker_id)
+            row = session.get(VoiceprintRow, speaker.key)
+            if row is None:
+                raise NotEnrolledError(f"The speaker {speaker_id!r} has no enrollment.", speaker=speaker_id)
+            return row.vector, found.generation
+
+    def known_sources(self, collection: str) -> set[tuple[str, str]]:
+        """(speaker id, SHA-256 of the source file) of every enrollment."""
+        with self._reading() as session:
+            query = (
+                select(SpeakerRow.public_id, EnrollmentRow.source_sha256)
+                .join(EnrollmentRow, EnrollmentRow.speaker_key == SpeakerRow.key)
+                .where(SpeakerRow.collection_id == find_collection(session, collection).id)
+            )
+            return {(speaker, sha) for speaker, sha in session.execute(query)}
+
+    def keys_with_tags(self, collection: str, tags: Iterable[str]) -> Int64Array:
+        """Keys of the speakers that have a voiceprint and carry every one of `tags`: sorted, unique, int64."""
+        wanted = checked_tags(tags)
+        with self._reading() as session:
+            return _keys(session, find_collection(session, collection).id, wanted)
+
+    def names_of(self, collection: str, keys: Iterable[int]) -> dict[int, tuple[str, str | None]]:
+        """Key -> (public id, name); keys that are gone are missing from the answer."""
+        wanted = sorted({int(key) for key in keys})
+        names: dict[int, tuple[str, str | None]] = {}
+        with self._reading() as session:
+            found = find_collection(session, collection)
+            for start in range(0, len(wanted), CHUNK):
+                query = select(SpeakerRow.key, SpeakerRow.public_id, SpeakerRow.name).where(
+                    SpeakerRow.collection_id == found.id,
+                    SpeakerRow.key.in_(wanted[start : start + CHUNK]),
+                )
+                names.update((key, (id, name)) for key, id, name in session.execute(query))
+        return names
