@@ -13,6 +13,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -72,6 +73,19 @@ def test_every_prefix_of_a_file_ends_in_a_typed_error(tones: Any, write_sound: A
             with pytest.raises((errors.CorruptAudioError, errors.UnsupportedAudioError)):
                 wave = decode(cut)
                 pytest.fail(f"{share} of {wave.format} passed as {wave.seconds} s")
+
+
+def test_eight_channels_in_a_planar_format_do_not_end_the_process() -> None:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="ipod") as output:
+        stream: Any = output.add_stream("aac", rate=48000, layout="7.1")
+        pcm = np.random.default_rng(7).integers(-9999, 9999, (1, 48000 * 8), dtype=np.int16)
+        frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout="7.1")
+        frame.sample_rate = 48000
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            output.mux(packet)
+    with pytest.raises(errors.AudioOutOfRangeError, match="at most 7"):
+        decode(buffer.getvalue())
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000])

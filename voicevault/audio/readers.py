@@ -9,10 +9,14 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import soundfile
 
+from voicevault.errors import AudioOutOfRangeError
 from voicevault.types import Float32Array
 
 _BLOCK = 1 << 16
 """Frames read at once."""
+_MOST_PLANES = 7
+"""Channels of a planar frame that PyAV may be asked for. It looks for a null pointer after the last one,
+which FFmpeg's array of eight has no room for: an eighth channel ends the process."""
 
 
 class DecoderFailed(Exception):
@@ -113,6 +117,13 @@ class _PyAVReader:
         while most > 0 and (frame := self._next()) is not None:
             if frame.sample_rate != self.rate or len(frame.layout.channels) != self.channels:
                 raise DecoderFailed("its sample rate or channels change on the way")
+            if frame.format.is_planar and self.channels > _MOST_PLANES:
+                raise AudioOutOfRangeError(
+                    f"The recording has {self.channels} channels, too many for its format. Export at most"
+                    f" {_MOST_PLANES} of them, or all as WAV or FLAC.",
+                    channels=self.channels,
+                    max_channels=_MOST_PLANES,
+                )
             block = _floats(frame.to_ndarray(), frame.format.is_planar, self.channels)[:most]
             most -= len(block)
             yield block
