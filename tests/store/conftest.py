@@ -1,4 +1,4 @@
-"""Both databases: SQLite in a temporary file, and one real PostgreSQL server per session with a database per test."""
+"""Both databases: SQLite in a temporary file, and one PostgreSQL server per session, a database per test."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ class Store(Collections, Speakers, Enrollments, Gallery):
         url: ``sqlite:///PATH`` or ``postgresql://...``.
         lock_timeout: Seconds to wait for another writer before DatabaseBusyError.
 
-    Every method raises DatabaseUnavailableError where the database cannot be reached, DatabaseBusyError where a lock is not
-    granted in time, and SchemaOutdatedError where tables are missing.
+    Every method raises DatabaseUnavailableError where the database cannot be reached, DatabaseBusyError where
+    a lock is not granted in time, and SchemaOutdatedError where tables are missing.
     """
 
     def upgrade(self) -> None:

@@ -1,4 +1,4 @@
-"""Connections and transactions: how a write takes its place in a collection's order, and how a read sees one moment."""
+"""Connections and transactions: the order of a collection's writes, and reads of one moment."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _translate(error: sa.DBAPIError) -> StoreError:
 
 @dataclass
 class Write:
-    """A write transaction that holds its collection's row: no other can commit between its generation and its end."""
+    """A write transaction that holds its collection's row, so that no other can commit in between."""
 
     session: Session
     collection_id: int
@@ -186,7 +186,7 @@ class Database:
                 session.execute(insert(ChangeRow), rows)
 
     def _take_generation(self, session: Session, collection: str) -> Write:
-        # First statement of the transaction: the row lock lasts until commit, so generations commit in their order.
+        # First statement of the transaction: the row lock lasts until commit, so generations commit in order.
         # A sequence would not do: its numbers commit in any order, and a reader would skip the late ones.
         token = secrets.token_hex(16)
         row = session.execute(

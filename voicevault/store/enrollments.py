@@ -24,7 +24,7 @@ CHUNK = 5000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NewEnrollment:
-    """One recording to enroll. Name, attributes and tags describe its speaker; None leaves them as they are."""
+    """One recording to enroll. Name, attributes and tags describe its speaker; None leaves them."""
 
     speaker_id: str
     embedding: Embedding
@@ -82,13 +82,13 @@ def _row(new: NewEnrollment, speaker_key: int) -> EnrollmentRow:
 
 
 def fuse(vectors: Sequence[Float32Array]) -> Float32Array:
-    """Normalised mean of unit vectors [n, d], n >= 1; the newest alone where they cancel out and have no direction."""
+    """Normalised mean of unit vectors [n, d], n >= 1; the newest alone where they cancel out."""
     mean = np.mean(np.asarray(vectors, dtype=np.float64), axis=0)
     norm = float(np.linalg.norm(mean))
     if norm < 1e-6:
         mean = np.asarray(vectors[-1], dtype=np.float64)
         norm = float(np.linalg.norm(mean))
-    return (mean / norm).astype(np.float32)
+    return np.asarray(mean / norm, dtype=np.float32)
 
 
 def _refresh(write: Write, keys: Iterable[int]) -> None:
@@ -147,7 +147,7 @@ class Enrollments(Database):
         tags: Iterable[str] | None = None,
         policy: DuplicatePolicy | None = None,
     ) -> Enrollment:
-        """Enrolls one recording in one transaction; see `add_enrollments`. SKIP answers with the enrollment that is there."""
+        """Enrolls one recording in one transaction; see `add_enrollments`. SKIP returns the one there."""
         row = NewEnrollment(speaker_id, embedding, source_name, name, attributes, tags)
         enrollment = self.add_enrollments(collection, [row], create_speakers=create_speaker, policy=policy)[0]
         if enrollment is not None:
@@ -169,9 +169,9 @@ class Enrollments(Database):
 
         Args:
             create_speakers: Make the speakers that are not there; else they are an error.
-            policy: For a recording (by the SHA-256 of its file) that the speaker has already: None refuses the batch,
-                SKIP leaves it, REPLACE puts the new one in its place, ADD keeps both. What a row says of a speaker
-                who exists already is taken over by REPLACE only.
+            policy: For a recording (by the SHA-256 of its file) that the speaker has already: None refuses
+                the batch, SKIP leaves it, REPLACE puts the new one in its place, ADD keeps both. What a row
+                says of a speaker who exists already is taken over by REPLACE only.
 
         Returns:
             One per row, in order; None where it was skipped.
@@ -281,10 +281,7 @@ class Enrollments(Database):
     def forget_enrollment(self, collection: str, speaker_id: str, enrollment_id: str) -> None:
         """Deletes one enrollment; the last one takes the voiceprint with it, the speaker stays.
 
-        Raises:
-            CollectionNotFoundError: There is no such collection.
-            SpeakerNotFoundError: There is no such speaker.
-            EnrollmentNotFoundError: The speaker has no such enrollment.
+        Raises: CollectionNotFoundError, SpeakerNotFoundError, EnrollmentNotFoundError.
         """
         with self._writing(collection) as write:
             speaker = find_speaker(write.session, write.collection_id, speaker_id)

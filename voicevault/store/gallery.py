@@ -59,8 +59,8 @@ class Gallery(Database):
     def changes(self, collection: str, since_generation: int) -> tuple[GalleryPosition, list[Change]]:
         """The position and all changes behind `since_generation`, in order.
 
-        A caller compares `token_at(collection, since_generation)` first: an index that is ahead or foreign gets no changes
-        that make sense to it.
+        A caller compares `token_at(collection, since_generation)` first: to an index that is ahead or foreign
+        the changes make no sense.
         """
         with self._reading() as session:
             found = find_collection(session, collection)
@@ -130,7 +130,7 @@ class Gallery(Database):
             return {(speaker, sha) for speaker, sha in session.execute(query)}
 
     def keys_with_tags(self, collection: str, tags: Iterable[str]) -> Int64Array:
-        """Keys of the speakers that have a voiceprint and carry every one of `tags`: sorted, unique, int64."""
+        """Keys of the speakers that have a voiceprint and carry all of `tags`: sorted, unique, int64."""
         wanted = checked_tags(tags)
         with self._reading() as session:
             return _keys(session, find_collection(session, collection).id, wanted)

@@ -133,7 +133,7 @@ class Speakers(Database):
         limit: int = 100,
         after: str | None = None,
     ) -> list[Speaker]:
-        """A page of speakers in the byte order of their ids: those that carry every one of `tags`, behind id `after`.
+        """A page of the speakers that carry all of `tags`, in the byte order of their ids, behind id `after`.
 
         Raises:
             CollectionNotFoundError: There is no such collection.

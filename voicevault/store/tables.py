@@ -1,10 +1,10 @@
-"""The tables. Rows of one collection hang on it by foreign keys that cascade; the change log names speakers by key only,
-because it outlives them."""
+"""The tables. Rows of one collection hang on it by foreign keys that cascade; the change log names speakers
+by key only, because it outlives them."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sqlalchemy import (
@@ -69,7 +69,11 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: Moment, dict[str, Any]: JSON, Float32Array: Vector}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: Moment,
+        dict[str, Any]: JSON,
+        Float32Array: Vector,
+    }
 
 
 class CollectionRow(Base):
@@ -86,7 +90,7 @@ class CollectionRow(Base):
 
 
 class GenerationRow(Base):
-    """One committed write of a collection, with its random token: an index finds its own here, or is foreign."""
+    """One committed write of a collection and its random token: an index finds its own here or rebuilds."""
 
     __tablename__ = "generations"
 
