@@ -1,0 +1,1 @@
+"""Retrain speaker models and tune their thresholds: ``python -m train --help``."""

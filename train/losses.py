@@ -23,7 +23,7 @@ class AdditiveAngularMargin(nn.Module):
 
     def forward(self, embeddings: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
         """Loss (scalar) and the share of items whose own class is nearest before the margin."""
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(embeddings.device.type, enabled=False):
             cosines = F.linear(F.normalize(embeddings.float()), F.normalize(self.weight))
             own = cosines.gather(1, labels[:, None])[:, 0]
             # The gradient of sin = sqrt(1 - cos^2) is unbounded at the poles.
@@ -44,7 +44,7 @@ class AngularPrototypical(nn.Module):
         self.bias = nn.Parameter(torch.tensor(bias))
 
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(query.device.type, enabled=False):
             cosines = F.normalize(query.float()) @ F.normalize(support.float()).T
             logits = cosines * self.scale.clamp(min=1e-2) + self.bias
             return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
