@@ -1,0 +1,100 @@
+"""Settings to a Vault: the one place that knows which parts it is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from voicevault.encoder import LazyEncoder, default_model_dir
+from voicevault.errors import (
+    CollectionExistsError,
+    CollectionNotFoundError,
+    ModelNotFoundError,
+    SchemaOutdatedError,
+)
+from voicevault.gallery import Galleries
+from voicevault.scoring.policy import Policy
+from voicevault.settings import Settings
+from voicevault.store import Store
+from voicevault.vault import DEFAULT_COLLECTION, Vault
+
+DEFAULT_MODEL = "default"
+
+
+def resolve_settings(target: str | Path | Settings | None = None) -> Settings:
+    """A database URL, a home folder, settings as they are, or None for what the environment says.
+
+    Raises:
+        SettingsError: A setting is wrong.
+    """
+    if isinstance(target, Settings):
+        return target
+    if isinstance(target, str) and "://" in target:
+        return Settings(database_url=target)
+    return Settings(home=target)
+
+
+def model_folder(settings: Settings) -> Path:
+    """The folder of the model that the settings name. Raises ModelNotFoundError."""
+    named, given = settings.models_folder / settings.model, Path(settings.model).expanduser()
+    for folder in (named, given):
+        if (folder / "config.json").is_file():
+            return folder
+    if settings.model == DEFAULT_MODEL and (default_model_dir() / "config.json").is_file():
+        return default_model_dir()
+    raise ModelNotFoundError(
+        f"There is no model {settings.model!r}: neither {named} nor {given} is a model folder.",
+        model=settings.model,
+    )
+
+
+def open_store(settings: Settings) -> Store:
+    """The database, at the schema of this release: an empty one, or an older SQLite file, is brought there.
+
+    Raises:
+        SchemaOutdatedError: A PostgreSQL database, which others may be using, has another schema.
+        DatabaseUnavailableError, SettingsError: It cannot be reached, or the URL is none.
+    """
+    store = Store(settings.resolved_database_url, lock_timeout=settings.lock_timeout)
+    try:
+        local = store.url.get_backend_name() == "sqlite"
+        if local and store.url.database:
+            Path(store.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            store.check_schema()
+        except SchemaOutdatedError as error:
+            if not local and error.facts["found"] is not None:
+                raise
+            store.upgrade()
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def open_vault(target: str | Path | Settings | None = None) -> Vault:
+    """A vault for a database URL, a home folder, settings, or (None) the environment.
+
+    The collection ``default`` is made where it is missing; the model loads when it is first needed.
+
+    Raises:
+        SettingsError, ModelNotFoundError, CheckpointError, SchemaOutdatedError, DatabaseUnavailableError.
+    """
+    settings = resolve_settings(target)
+    folder = model_folder(settings)
+    encoder = LazyEncoder(folder, threads=settings.threads, device=settings.device)
+    table = folder / "policy.json"
+    policy = Policy.load(table, encoder.model_id) if table.is_file() else None
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    store = open_store(settings)
+    try:
+        try:
+            store.collection(DEFAULT_COLLECTION)
+        except CollectionNotFoundError:
+            try:
+                store.create_collection(DEFAULT_COLLECTION, encoder.model_id, encoder.dim)
+            except CollectionExistsError:
+                pass  # another process was faster
+        return Vault(settings, store, encoder, policy, Galleries(store, settings.index_folder))
+    except BaseException:
+        store.close()
+        raise
