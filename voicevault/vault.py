@@ -1,0 +1,423 @@
+"""The use cases: enroll, verify, identify, forget. Command line, HTTP and Python call these same methods."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from voicevault.errors import ModelMismatchError, RequestError
+from voicevault.gallery import Galleries
+from voicevault.scoring.decide import identification_threshold, verification_threshold
+from voicevault.scoring.policy import Policy
+from voicevault.settings import Settings
+from voicevault.store import UNSET, Store, Unset
+from voicevault.types import (
+    AudioSource,
+    Candidate,
+    Collection,
+    DuplicatePolicy,
+    Embedding,
+    Encoder,
+    Enrollment,
+    GalleryPosition,
+    Identification,
+    ImportSummary,
+    ManifestRow,
+    RowOutcome,
+    Speaker,
+    Verification,
+)
+
+if TYPE_CHECKING:
+    from voicevault.embedding import EmbeddingPipeline
+
+DEFAULT_COLLECTION = "default"
+_PAGE = 1000
+
+
+class Vault:
+    """A speaker database with one model. Thread-safe; use it as a context manager or call `close`.
+
+    Made by `Vault.open`. Methods raise the errors of `voicevault.errors`; every one that names a collection
+    raises CollectionNotFoundError, and those that compare voices ModelMismatchError where the collection
+    belongs to another model.
+    """
+
+    def __init__(
+        self, settings: Settings, store: Store, encoder: Encoder, policy: Policy | None, galleries: Galleries
+    ) -> None:
+        self._settings, self._store, self._encoder = settings, store, encoder
+        self._policy, self._galleries = policy, galleries
+        self._pipeline: EmbeddingPipeline | None = None
+        self._lock = Lock()
+
+    @classmethod
+    def open(cls, target: str | Path | Settings | None = None) -> Vault:
+        """See `voicevault.bootstrap.open_vault`."""
+        from voicevault.bootstrap import open_vault
+
+        return open_vault(target)
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
+
+    @property
+    def model_id(self) -> str:
+        return self._encoder.model_id
+
+    @property
+    def dim(self) -> int:
+        return self._encoder.dim
+
+    @property
+    def encoder_name(self) -> str:
+        return self._encoder.name
+
+    @property
+    def policy(self) -> Policy | None:
+        return self._policy
+
+    @property
+    def pipeline(self) -> EmbeddingPipeline:
+        """From a recording to an embedding, with this vault's model and limits."""
+        with self._lock:
+            if self._pipeline is None:
+                from voicevault.audio import AudioLimits
+                from voicevault.embedding import EmbeddingPipeline
+
+                chosen = self._settings
+                limits = AudioLimits(
+                    max_bytes=chosen.max_bytes,
+                    max_seconds=chosen.max_seconds,
+                    max_channels=chosen.max_channels,
+                )
+                self._pipeline = EmbeddingPipeline(self._encoder, limits=limits)
+            return self._pipeline
+
+    # --- collections -------------------------------------------------------------------------------------
+
+    def collections(self) -> list[Collection]:
+        """All collections, by name."""
+        return self._store.collections()
+
+    def collection(self, name: str = DEFAULT_COLLECTION) -> Collection:
+        return self._store.collection(name)
+
+    def create_collection(self, name: str) -> Collection:
+        """An empty collection for this vault's model. Raises CollectionExistsError."""
+        return self._store.create_collection(name, self.model_id, self.dim)
+
+    def delete_collection(self, name: str) -> None:
+        """Deletes it with all its speakers."""
+        uuid = self._store.position(name).uuid
+        self._store.delete_collection(name)
+        self._galleries.drop(uuid)
+
+    # --- speakers ----------------------------------------------------------------------------------------
+
+    def create_speaker(
+        self,
+        id: str | None = None,
+        *,
+        name: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        tags: Iterable[str] = (),
+        collection: str = DEFAULT_COLLECTION,
+    ) -> Speaker:
+        """A speaker without enrollments; without an id it gets one. Raises SpeakerExistsError."""
+        return self._store.create_speaker(collection, id, name, attributes, tags)
+
+    def speaker(self, id: str, *, collection: str = DEFAULT_COLLECTION) -> Speaker:
+        """Raises SpeakerNotFoundError."""
+        return self._store.speaker(collection, id)
+
+    def speakers(
+        self,
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        tags: Iterable[str] = (),
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> list[Speaker]:
+        """Speakers that carry all of `tags`, by id, behind id `after`; all of them where `limit` is None."""
+        if limit is not None:
+            return self._store.speakers(collection, tags=tags, after=after, limit=limit)
+        wanted = tags if isinstance(tags, str) else list(tags)
+        found: list[Speaker] = []
+        while True:
+            page = self._store.speakers(collection, tags=wanted, after=after, limit=_PAGE)
+            found += page
+            if len(page) < _PAGE:
+                return found
+            after = page[-1].id
+
+    def update_speaker(
+        self,
+        id: str,
+        *,
+        name: str | Unset | None = UNSET,
+        attributes: Mapping[str, Any] | Unset | None = UNSET,
+        tags: Iterable[str] | Unset | None = UNSET,
+        collection: str = DEFAULT_COLLECTION,
+    ) -> Speaker:
+        """Replaces what is given; None empties a field. Raises SpeakerNotFoundError."""
+        return self._store.update_speaker(collection, id, name=name, attributes=attributes, tags=tags)
+
+    def forget(
+        self, speaker_id: str, enrollment_id: str | None = None, *, collection: str = DEFAULT_COLLECTION
+    ) -> None:
+        """Deletes a speaker with everything known of them, or one enrollment (the speaker then stays).
+
+        Raises:
+            SpeakerNotFoundError, EnrollmentNotFoundError.
+        """
+        if enrollment_id is None:
+            self._store.forget_speaker(collection, speaker_id)
+        else:
+            self._store.forget_enrollment(collection, speaker_id, enrollment_id)
+        self._galleries.discard(self._store.position(collection).uuid)
+
+    # --- enrollment --------------------------------------------------------------------------------------
+
+    def enroll(
+        self,
+        speaker_id: str,
+        recording: AudioSource,
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        create: bool = True,
+        channel: int | None = None,
+        duplicates: DuplicatePolicy | None = None,
+        source_name: str | None = None,
+    ) -> Enrollment:
+        """Adds a recording to a speaker's voiceprint, in one transaction.
+
+        Args:
+            create: Make the speaker where there is none.
+            channel: The channel to listen to, from 0; None mixes them.
+            duplicates: For a recording that the speaker has already: None is an error, SKIP returns the
+                enrollment that is there, REPLACE and ADD do as they say.
+            source_name: What to call the recording; the file's name where it is a path.
+
+        Raises:
+            AudioError: The recording cannot be used; NotEnoughSpeechError below `min_enroll_speech` seconds.
+            SpeakerNotFoundError: `create` is off and there is no such speaker.
+            DuplicateRecordingError: The recording is there and `duplicates` is None.
+        """
+        self._bound(collection)
+        if not create:
+            self._store.speaker(collection, speaker_id)
+        if source_name is None and isinstance(recording, str | Path):
+            source_name = Path(recording).name
+        embedding = self.embed(recording, min_speech=self._settings.min_enroll_speech, channel=channel)
+        return self._store.add_enrollment(
+            collection, speaker_id, embedding, source_name, create_speaker=create, policy=duplicates
+        )
+
+    def enrollments(self, speaker_id: str, *, collection: str = DEFAULT_COLLECTION) -> list[Enrollment]:
+        """A speaker's enrollments, oldest first. Raises SpeakerNotFoundError."""
+        return self._store.enrollments(collection, speaker_id)
+
+    def enroll_many(
+        self,
+        source: str | Path | Iterable[ManifestRow],
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        duplicates: DuplicatePolicy = DuplicatePolicy.SKIP,
+        workers: int | None = None,
+        batch: int = 32,
+        results: Path | None = None,
+        progress: Callable[[RowOutcome], None] | None = None,
+        audio_root: Path | None = None,
+    ) -> ImportSummary:
+        """Bulk enrollment of a folder, a manifest or rows. See `voicevault.bulk.enroll_many`."""
+        from voicevault.bulk import enroll_many
+        from voicevault.manifest import read_corpus
+
+        self._bound(collection)
+        rows = read_corpus(source, audio_root) if isinstance(source, str | Path) else source
+        return enroll_many(
+            rows,
+            self._store,
+            self.pipeline,
+            collection=collection,
+            duplicates=duplicates,
+            min_speech=self._settings.min_enroll_speech,
+            workers=workers if workers is not None else self._settings.workers,
+            batch=batch,
+            results=results,
+            progress=progress,
+        )
+
+    # --- answers -----------------------------------------------------------------------------------------
+
+    def embed(
+        self, recording: AudioSource, *, min_speech: float | None = -1.0, channel: int | None = None
+    ) -> Embedding:
+        """The embedding of a recording's speech.
+
+        Args:
+            min_speech: Seconds of net speech it needs; below zero (the default) is `min_probe_speech` of the
+                settings, and None refuses nothing.
+            channel: The channel to listen to, from 0; None mixes them.
+
+        Raises:
+            AudioError: The recording cannot be used.
+        """
+        needed = min_speech
+        if needed is not None and needed < 0:
+            needed = self._settings.min_probe_speech
+        return self.pipeline.embed_one(recording, min_speech=needed, channel=channel)
+
+    def verify(
+        self,
+        speaker_id: str,
+        recording: AudioSource,
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        threshold: float | None = None,
+        fmr: float | None = None,
+        channel: int | None = None,
+    ) -> Verification:
+        """Is it this speaker? Decided by `threshold`, or by the model's policy at `fmr` (by default 1 %).
+
+        Raises:
+            AudioError, SpeakerNotFoundError, NotEnrolledError, NoThresholdError, RequestError.
+        """
+        start = time.perf_counter()
+        decided_by = verification_threshold(self._policy, threshold, fmr)
+        self._bound(collection)
+        self._store.voiceprint(collection, speaker_id)  # before the work of decoding
+        embedding = self.embed(recording, channel=channel)
+        vector, generation = self._store.voiceprint(collection, speaker_id)
+        self._bound(collection)  # it may have been made anew meanwhile, for another model
+        product = float(np.dot(vector.astype(np.float64), embedding.vector.astype(np.float64)))
+        score = float(np.clip(np.float32(product), -1.0, 1.0))
+        return Verification(
+            speaker_id=speaker_id,
+            accepted=score >= decided_by.value,
+            score=score,
+            threshold=decided_by,
+            quality=embedding.quality,
+            model_id=self.model_id,
+            collection=collection,
+            generation=generation,
+            timing={**embedding.timing, "total": time.perf_counter() - start},
+        )
+
+    def identify(
+        self,
+        recording: AudioSource,
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        k: int = 5,
+        threshold: float | None = None,
+        fmr: float | None = None,
+        tags: Iterable[str] = (),
+        channel: int | None = None,
+    ) -> Identification:
+        """Who is it? The `k` nearest of the speakers that carry all of `tags`, and the decision.
+
+        Args:
+            threshold: Cosine from which a candidate is accepted.
+            fmr: Or the false match rate of one comparison; by default 0.01 over the size of the gallery.
+
+        An empty gallery answers nobody, without candidates.
+
+        Raises:
+            AudioError, NoThresholdError, RequestError.
+        """
+        start = time.perf_counter()
+        if k < 1:
+            raise RequestError("k must be 1 or more.", k=k)
+        identification_threshold(self._policy, 1, threshold, fmr)  # refused before the work of decoding
+        wanted = tags if isinstance(tags, str) else list(tags)
+        self._bound(collection)
+        embedding = self.embed(recording, channel=channel)
+        embedded = time.perf_counter()
+        for last in (False, False, True):
+            allow = self._store.keys_with_tags(collection, wanted) if wanted else None
+            index, position = self._galleries.current(collection)
+            self._check_model(position, collection)
+            size = index.stats().vectors if allow is None else len(allow)
+            found = index.search(embedding.vector[None], k, allow, at_least=position.generation)
+            names = self._store.names_of(collection, found.ids[0].tolist())
+            # Somebody may have been forgotten since the search; then ask again.
+            if last or len(names) == found.ids.shape[1]:
+                break
+        decided_by = identification_threshold(self._policy, size, threshold, fmr)
+        known = [(key, score) for key, score in zip(*_first_row(found.ids, found.scores)) if key in names]
+        candidates = tuple(
+            Candidate(rank, *names[key], score, score >= decided_by.value)
+            for rank, (key, score) in enumerate(known, start=1)
+        )
+        end = time.perf_counter()
+        return Identification(
+            speaker_id=candidates[0].speaker_id if candidates and candidates[0].accepted else None,
+            candidates=candidates,
+            threshold=decided_by,
+            gallery=size,
+            quality=embedding.quality,
+            model_id=self.model_id,
+            collection=collection,
+            generation=found.generation,
+            timing={**embedding.timing, "search": end - embedded, "total": end - start},
+        )
+
+    # --- the vault itself --------------------------------------------------------------------------------
+
+    def ready(self) -> dict[str, object]:
+        """Checks that the database answers with the right schema and that the model loads.
+
+        Raises:
+            DatabaseUnavailableError, SchemaOutdatedError, CheckpointError.
+        """
+        self._store.check_schema()
+        collections = len(self._store.collections())
+        self._encoder.embed([np.ones(1600, dtype=np.float32) * np.float32(0.1)])
+        return {
+            "database": self._store.url.get_backend_name(),
+            "collections": collections,
+            "model": self.encoder_name,
+            "model_id": self.model_id,
+            "policy": self._policy is not None,
+        }
+
+    def close(self) -> None:
+        """Saves the index files and closes the database connections."""
+        self._galleries.close()
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _bound(self, collection: str) -> GalleryPosition:
+        position = self._store.position(collection)
+        self._check_model(position, collection)
+        return position
+
+    def _check_model(self, position: GalleryPosition, collection: str) -> None:
+        if (position.model_id, position.dim) != (self.model_id, self.dim):
+            raise ModelMismatchError(
+                f"The collection {collection!r} belongs to another model than {self.encoder_name!r}."
+                " Open the vault with its model, or create a collection for this one.",
+                collection=collection,
+                collection_model=position.model_id,
+                model=self.model_id,
+            )
+
+
+def _first_row(ids: Any, scores: Any) -> tuple[list[int], list[float]]:
+    return ids[0].tolist(), scores[0].tolist()
