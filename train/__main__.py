@@ -12,14 +12,25 @@ from voicevault.errors import VoicevaultError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 
-Config = Annotated[Path, typer.Option("--config", help="TOML file of the training, e.g. train/configs/ecapa-small.toml")]
-Corpora = Annotated[Path, typer.Option("--corpora", envvar="VOICEVAULT_CORPORA", help="Folder that the manifest's paths start from")]
-Run = Annotated[Path, typer.Option("--run", help="Folder of the run: state, TensorBoard; a second call resumes it")]
+Config = Annotated[
+    Path, typer.Option("--config", help="TOML file of the training, e.g. train/configs/ecapa-small.toml")
+]
+Corpora = Annotated[
+    Path,
+    typer.Option(
+        "--corpora", envvar="VOICEVAULT_CORPORA", help="Folder that the manifest's paths start from"
+    ),
+]
+Run = Annotated[
+    Path, typer.Option("--run", help="Folder of the run: state, TensorBoard; a second call resumes it")
+]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1")]
 
 
 @app.command()
-def fit(config: Config, run: Run, corpora: Corpora = Path("../shared/corpora"), device: Device = "cpu") -> None:
+def fit(
+    config: Config, run: Run, corpora: Corpora = Path("../shared/corpora"), device: Device = "cpu"
+) -> None:
     """Train, or go on with a training that was interrupted; ends with the model in RUN/model."""
     from train.config import read_config
     from train.fit import Fit

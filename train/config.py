@@ -29,9 +29,8 @@ class DataSection(_Section):
     manifest: str
     """Path of the manifest below the corpus folder that the command line names."""
     weights: dict[str, Positive]
-    speakers_per_batch: int = Field(48, ge=4)
-    """Speakers a step; each gives two crops."""
-    crop_seconds: Positive = 1.6
+    crops: tuple[tuple[Annotated[int, Field(ge=4)], Positive], ...] = ((64, 1.2), (48, 1.6), (32, 2.4))
+    """Speakers a step, each giving two crops, and the seconds of a crop: a step draws one of these pairs."""
     speed_share: Share = 0.3
     """Share of batches that are played 10 % slower or faster; such a copy counts as another speaker."""
 
@@ -45,11 +44,19 @@ class ValidationSection(_Section):
     every_steps: int = Field(500, ge=1)
 
 
+class LargeMarginSection(_Section):
+    """The last part of the schedule: longer crops, a larger margin, no speed copies (arXiv:2010.11255)."""
+
+    share: Share = 0.12
+    crops: tuple[tuple[Annotated[int, Field(ge=4)], Positive], ...] = ((24, 3.2), (16, 4.5))
+    margin: Annotated[float, Field(ge=0.0, le=1.0)] = 0.35
+
+
 class SpecAugmentSection(_Section):
     """Masks over frequency and time (arXiv:1904.08779), zero being the mean; widths in bins and frames."""
 
-    bins: int = Field(8, ge=0)
-    frames: int = Field(10, ge=0)
+    bins: Annotated[int, Field(ge=0)] = 8
+    frames: Annotated[int, Field(ge=0)] = 10
 
 
 class OptimiserSection(_Section):
@@ -72,6 +79,8 @@ class OptimiserSection(_Section):
     """Weight of the angular prototypical term."""
     bfloat16: bool = True
     """Autocast the network where the processor computes bfloat16 faster than float32."""
+    compile: bool = False
+    """torch.compile the network: a minute or two for each crop length, then faster steps."""
 
 
 class FitConfig(_Section):
@@ -80,6 +89,7 @@ class FitConfig(_Section):
     data: DataSection
     validation: ValidationSection
     optimiser: OptimiserSection
+    large_margin: LargeMarginSection = LargeMarginSection()
     spec_augment: SpecAugmentSection = SpecAugmentSection()
     augment: AugmentConfig = AugmentConfig()
     frontend: FrontendConfig = FrontendConfig()

@@ -43,7 +43,9 @@ def read_manifest(path: Path) -> list[Utterance]:
     except OSError as error:
         raise ManifestError(f"{path} cannot be read: {error.strerror}") from error
     if not rows or not {"path", "speaker"} <= rows[0].keys():
-        raise ManifestError(f"{path} needs a header row with at least the columns path and speaker, separated by tabs")
+        raise ManifestError(
+            f"{path} needs a header row with at least the columns path and speaker, separated by tabs"
+        )
     return [Utterance(r["path"], r["speaker"], r.get("source") or "-", r.get("session") or "-") for r in rows]
 
 
@@ -57,7 +59,8 @@ def trim(samples: Float32Array, below_peak_db: float = 35.0) -> Float32Array:
     loud = np.flatnonzero(energy > energy.max() * 10 ** (-below_peak_db / 10))
     kept = samples[max(0, loud[0] - 5) * frame : (loud[-1] + 6) * frame] if len(loud) else samples
     rms = float(np.sqrt(np.square(kept).mean()))
-    return np.clip(kept * (0.05 / max(rms, 1e-5)), -1.0, 1.0).astype(np.float32)
+    scaled: Float32Array = np.clip(kept * (0.05 / max(rms, 1e-5)), -1.0, 1.0).astype(np.float32)
+    return scaled
 
 
 class SpeechCache:
@@ -87,14 +90,27 @@ class SpeechCache:
                     digest.update(pcm)
                     out.write(pcm)
                     stop = position + len(pcm) // 2
-                    kept.append([utterance.path, utterance.speaker, utterance.source, utterance.session, position, stop])
+                    kept.append(
+                        [
+                            utterance.path,
+                            utterance.speaker,
+                            utterance.source,
+                            utterance.session,
+                            position,
+                            stop,
+                        ]
+                    )
                     position = stop
             partial = index.with_suffix(".partial")
-            partial.write_text(json.dumps({"digest": digest.hexdigest(), "utterances": kept}), encoding="utf-8")
+            partial.write_text(
+                json.dumps({"digest": digest.hexdigest(), "utterances": kept}), encoding="utf-8"
+            )
             partial.replace(index)
         stored = json.loads(index.read_text(encoding="utf-8"))
         return cls(
-            np.memmap(data, dtype="<i2", mode="r"), [Utterance(*row) for row in stored["utterances"]], stored["digest"]
+            np.memmap(data, dtype="<i2", mode="r"),
+            [Utterance(*row) for row in stored["utterances"]],
+            stored["digest"],
         )
 
     def read(self, utterance: Utterance) -> Float32Array:
@@ -102,22 +118,28 @@ class SpeechCache:
 
 
 class BatchSampler:
-    """Two crops from different recordings (different sessions where there are several) of each of `speakers` speakers.
+    """Two crops from different recordings (different sessions where there are several) of each drawn speaker.
 
     Args:
         weights: Share of each source in a batch; sources left out are not drawn.
     """
 
     def __init__(
-        self, cache: SpeechCache, utterances: Sequence[Utterance], weights: dict[str, float], speakers: int, seed: int
+        self,
+        cache: SpeechCache,
+        utterances: Sequence[Utterance],
+        weights: dict[str, float],
+        seed: int,
     ) -> None:
-        self.cache, self.batch, self.seed = cache, speakers, seed
+        self.cache, self.seed = cache, seed
         by_source: dict[str, dict[str, list[Utterance]]] = defaultdict(lambda: defaultdict(list))
         for utterance in utterances:
             if utterance.source in weights:
                 by_source[utterance.source][utterance.speaker].append(utterance)
         if missing := weights.keys() - by_source.keys():
-            raise ManifestError(f"the manifest has no recording of these sources: {', '.join(sorted(missing))}")
+            raise ManifestError(
+                f"the manifest has no recording of these sources: {', '.join(sorted(missing))}"
+            )
         self.classes = sorted({s for speakers_ in by_source.values() for s in speakers_})
         self._class = {speaker: i for i, speaker in enumerate(self.classes)}
         self._sources = sorted(by_source)
@@ -126,23 +148,25 @@ class BatchSampler:
         total = sum(weights.values())
         self._shares = np.array([weights[s] / total for s in self._sources])
 
-    def draw(self, step: int, samples: int) -> tuple[Float32Array, np.ndarray]:
+    def draw(self, step: int, speakers: int, samples: int) -> tuple[Float32Array, np.ndarray]:
         """float32 [2 * speakers, samples] (the two crops of a speaker `speakers` rows apart) and int64 classes."""
         rng = np.random.default_rng((self.seed, step))
         chosen: list[str] = []
-        while len(chosen) < self.batch:
+        while len(chosen) < speakers:
             source = self._sources[rng.choice(len(self._sources), p=self._shares)]
             speaker = self._speakers[source][rng.integers(len(self._speakers[source]))]
             if speaker not in chosen:
                 chosen.append(speaker)
-        crops = np.zeros((2 * self.batch, samples), np.float32)
+        crops = np.zeros((2 * speakers, samples), np.float32)
         for row, speaker in enumerate(chosen):
             recordings = self._recordings[speaker]
             first = recordings[rng.integers(len(recordings))]
-            others = [r for r in recordings if r.session != first.session] or [r for r in recordings if r is not first]
+            others = [r for r in recordings if r.session != first.session] or [
+                r for r in recordings if r is not first
+            ]
             second = others[rng.integers(len(others))] if others else first
             crops[row] = self._crop(first, recordings, samples, rng)
-            crops[row + self.batch] = self._crop(second, recordings, samples, rng)
+            crops[row + speakers] = self._crop(second, recordings, samples, rng)
         labels = np.array([self._class[s] for s in chosen], np.int64)
         return crops, np.concatenate([labels, labels])
 
@@ -153,7 +177,7 @@ class BatchSampler:
         length = utterance.stop - utterance.start
         if length >= samples:
             start = utterance.start + int(rng.integers(length - samples + 1))
-            return self.cache.samples[start : start + samples].astype(np.float32) / 32768
+            return self.cache.samples[start : start + samples].astype(np.float32) / np.float32(32768)
         pieces = [self.cache.read(utterance)]
         same = [s for s in siblings if s.session == utterance.session and s is not utterance]
         for i in rng.permutation(len(same))[:8]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 import torchaudio
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
@@ -50,7 +57,13 @@ def learning_rate(config: FitConfig, progress: float) -> float:
 
 def margin(config: FitConfig, progress: float) -> float:
     o = config.optimiser
+    if in_last_part(config, progress):
+        return config.large_margin.margin
     return o.margin * min(1.0, progress / o.margin_share) if o.margin_share else o.margin
+
+
+def in_last_part(config: FitConfig, progress: float) -> bool:
+    return progress >= 1.0 - config.large_margin.share
 
 
 class Batches:
@@ -58,26 +71,30 @@ class Batches:
 
     def __init__(self, config: FitConfig, sampler: BatchSampler, root: Path) -> None:
         self.config, self.sampler = config, sampler
-        self.samples = round(config.data.crop_seconds * SAMPLE_RATE)
-        self.augment = Augmenter(config.augment, self.samples, root, config.seed)
+        self.augment = Augmenter(config.augment, root, config.seed)
         self.classes = len(sampler.classes) * (len(SPEEDS) if config.data.speed_share else 1)
 
-    def make(self, step: int) -> tuple[Tensor, Tensor]:
-        rng = np.random.default_rng((self.config.seed, 1, step))
-        copy_ = int(rng.integers(1, len(SPEEDS))) if rng.random() < self.config.data.speed_share else 0
-        old, new = SPEEDS[copy_]
-        crops, labels = self.sampler.draw(step, -(-self.samples * old // new))
+    def make(self, step: int, last_part: bool = False) -> tuple[Tensor, Tensor]:
+        """float32 [2 * speakers, samples] and int64 classes [2 * speakers]; first one crop of each, then the other."""
+        d, rng = self.config.data, np.random.default_rng((self.config.seed, 1, step))
+        crops_of = self.config.large_margin.crops if last_part else d.crops
+        speakers, seconds = crops_of[rng.integers(len(crops_of))]
+        samples = round(seconds * SAMPLE_RATE)
+        copied = not last_part and rng.random() < d.speed_share
+        speed = int(rng.integers(1, len(SPEEDS))) if copied else 0
+        old, new = SPEEDS[speed]
+        crops, labels = self.sampler.draw(step, speakers, -(-samples * old // new))
         waveforms = torch.from_numpy(crops)
-        if copy_:
-            waveforms = torchaudio.functional.resample(waveforms, old, new)[:, : self.samples]
-        return self.augment(waveforms, step), torch.from_numpy(labels + copy_ * len(self.sampler.classes))
+        if speed:
+            waveforms = torchaudio.functional.resample(waveforms, old, new)[:, :samples]
+        return self.augment(waveforms, step), torch.from_numpy(labels + speed * len(self.sampler.classes))
 
-    def after(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def after(self, step: int, last_part: Callable[[], bool]) -> Iterator[tuple[Tensor, Tensor]]:
         with ThreadPoolExecutor(1, "batches") as pool:
-            ahead: Future[tuple[Tensor, Tensor]] = pool.submit(self.make, step)
+            ahead: Future[tuple[Tensor, Tensor]] = pool.submit(self.make, step, last_part())
             while True:
                 step += 1
-                ready, ahead = ahead, pool.submit(self.make, step)
+                ready, ahead = ahead, pool.submit(self.make, step, last_part())
                 yield ready.result()
 
 
@@ -97,18 +114,24 @@ def read_corpus(config: FitConfig, root: Path, cache_folder: Path) -> Corpus:
 class Fit:
     """One training in `folder`: ``state.safetensors`` (resumed from), ``tensorboard/`` and, on export, ``model/``."""
 
-    def __init__(self, config: FitConfig, root: Path, folder: Path, cache_folder: Path, device: str = "cpu") -> None:
+    def __init__(
+        self, config: FitConfig, root: Path, folder: Path, cache_folder: Path, device: str = "cpu"
+    ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.folder, self.device = config, folder, torch.device(device)
         folder.mkdir(parents=True, exist_ok=True)
         self.corpus = read_corpus(config, root, cache_folder)
         d = config.data
-        sampler = BatchSampler(self.corpus.cache, self.corpus.training, d.weights, d.speakers_per_batch, config.seed)
+        sampler = BatchSampler(self.corpus.cache, self.corpus.training, d.weights, config.seed)
         self.batches = Batches(config, sampler, root)
         self.model = SpeakerModel(ModelConfig(config.name, config.frontend, config.model)).to(self.device)
         self.average = copy.deepcopy(self.model).eval()
+        network = self.model.network
+        self.network = torch.compile(network, dynamic=False) if config.optimiser.compile else network
         o = config.optimiser
-        self.aam = AdditiveAngularMargin(config.model.embedding, self.batches.classes, o.scale).to(self.device)
+        self.aam = AdditiveAngularMargin(config.model.embedding, self.batches.classes, o.scale).to(
+            self.device
+        )
         self.prototypical = AngularPrototypical().to(self.device)
         named = [p for m in (self.model, self.aam, self.prototypical) for p in m.named_parameters()]
         self.optimiser = torch.optim.AdamW(
@@ -137,7 +160,12 @@ class Fit:
         return min(1.0, max(self.step / o.steps, by_time))
 
     def _modules(self) -> dict[str, nn.Module]:
-        return {"model": self.model, "average": self.average, "aam": self.aam, "prototypical": self.prototypical}
+        return {
+            "model": self.model,
+            "average": self.average,
+            "aam": self.aam,
+            "prototypical": self.prototypical,
+        }
 
     def save(self) -> None:
         facts = {"step": self.step, "seconds": self.seconds, "best": self.best, **self._identity}
@@ -154,7 +182,7 @@ class Fit:
 
     def train_step(self, waveforms: Tensor, labels: Tensor) -> dict[str, float]:
         """One update; returns what TensorBoard shows."""
-        o, half = self.config.optimiser, self.config.data.speakers_per_batch
+        o, half = self.config.optimiser, len(labels) // 2
         rate, margin_now = learning_rate(self.config, self.progress), margin(self.config, self.progress)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -165,19 +193,23 @@ class Fit:
             features = self.model.frontend(waveforms)[0]
             features = self.mask_frames(self.mask_bins(features[:, None]))[:, 0]
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=o.bfloat16):
-            embeddings = self.model.network(features)
+            embeddings = self.network(features)
         aam, accuracy = self.aam(embeddings, labels, margin_now)
         prototypical = self.prototypical(embeddings[:half], embeddings[half:])
         loss = aam + o.prototypical * prototypical
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_([p for g in self.optimiser.param_groups for p in g["params"]], o.clip_norm)
+        norm = nn.utils.clip_grad_norm_(
+            [p for g in self.optimiser.param_groups for p in g["params"]], o.clip_norm
+        )
         if torch.isfinite(norm):
             self.optimiser.step()
         # Early on, a long memory would average noise.
         decay = min(o.average_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for ours, theirs in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
+            for ours, theirs in zip(
+                self.average.state_dict().values(), self.model.state_dict().values(), strict=True
+            ):
                 if ours.is_floating_point():
                     ours.lerp_(theirs, 1.0 - decay)
         return {
@@ -199,7 +231,9 @@ class Fit:
         smooth: dict[str, float] = {}
         with SummaryWriter(self.folder / "tensorboard") as board, Progress(*columns) as bar:
             task = bar.add_task("training", total=self.config.optimiser.steps, completed=self.step, shown="")
-            for waveforms, labels in self.batches.after(self.step):
+            for waveforms, labels in self.batches.after(
+                self.step, lambda: in_last_part(self.config, self.progress)
+            ):
                 if self.progress >= 1.0:
                     break
                 facts = self.train_step(waveforms, labels)
@@ -251,12 +285,14 @@ class Fit:
         model.train()
         with torch.no_grad():
             for i in range(NORM_BATCHES):
-                waveforms, _ = self.batches.make(1_000_000_000 + i)
+                waveforms, _ = self.batches.make(1_000_000_000 + i, last_part=True)
                 model(waveforms.to(self.device))
         return save_checkpoint(model.eval(), folder, half=half)
 
 
-def embed(model: SpeakerModel, waveforms: list[Float32Array], device: torch.device, batch: int = 32) -> Float32Array:
+def embed(
+    model: SpeakerModel, waveforms: list[Float32Array], device: torch.device, batch: int = 32
+) -> Float32Array:
     """Unit embeddings float32 [n, d], order kept; recordings are batched by length."""
     order = sorted(range(len(waveforms)), key=lambda i: len(waveforms[i]))
     shortest = 9_600

@@ -39,7 +39,9 @@ def split_speakers(utterances: Sequence[Utterance], config: ValidationSection, s
     validation: list[Utterance] = []
     for source, count in config.speakers.items():
         speakers = by_source.get(source, {})
-        usable = {s: heard for s, own in speakers.items() if len(heard := _recordings(own, config.pieces)) > 1}
+        usable = {
+            s: heard for s, own in speakers.items() if len(heard := _recordings(own, config.pieces)) > 1
+        }
         if len(usable) <= count:
             raise ManifestError(
                 f"{count} speakers of {source!r} cannot be kept out: it has {len(usable)} with enough speech"
@@ -65,7 +67,10 @@ def _recordings(own: Sequence[Utterance], pieces: int) -> list[Utterance]:
     if length < MINIMUM_PIECE:
         return []
     # The pieces of one recording share its channel, so their scores are easier than those of two recordings.
-    return [replace(only, start=only.start + i * length, stop=only.start + (i + 1) * length) for i in range(pieces)]
+    return [
+        replace(only, start=only.start + i * length, stop=only.start + (i + 1) * length)
+        for i in range(pieces)
+    ]
 
 
 def pair_scores(

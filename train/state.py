@@ -15,13 +15,21 @@ from torch import Tensor, nn
 from voicevault.errors import CheckpointError
 
 
-def save_state(path: Path, modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer, facts: dict[str, Any]) -> None:
+def save_state(
+    path: Path, modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer, facts: dict[str, Any]
+) -> None:
     """Atomic: a kill at any moment leaves the old file or the new one."""
-    tensors = {f"{name}/{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+    tensors = {
+        f"{name}/{key}": value
+        for name, module in modules.items()
+        for key, value in module.state_dict().items()
+    }
     for row, values in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser/{row}/{key}": torch.as_tensor(value) for key, value in values.items()}
     partial = path.with_suffix(".partial")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, {"facts": json.dumps(facts)})
+    save_file(
+        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, {"facts": json.dumps(facts)}
+    )
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     partial.replace(path)
@@ -36,7 +44,9 @@ def load_state(path: Path, modules: dict[str, nn.Module], optimiser: torch.optim
         for name, module in modules.items():
             module.load_state_dict(_below(tensors, name))
     except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} does not fit this training ({error}); choose another --run folder") from error
+        raise CheckpointError(
+            f"{path} does not fit this training ({error}); choose another --run folder"
+        ) from error
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in _below(tensors, "optimiser").items():
         row, _, field = key.partition("/")
@@ -46,4 +56,8 @@ def load_state(path: Path, modules: dict[str, nn.Module], optimiser: torch.optim
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(f"{prefix}/"): value for key, value in tensors.items() if key.startswith(f"{prefix}/")}
+    return {
+        key.removeprefix(f"{prefix}/"): value
+        for key, value in tensors.items()
+        if key.startswith(f"{prefix}/")
+    }

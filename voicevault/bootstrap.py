@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from voicevault.encoder import LazyEncoder, default_model_dir
@@ -90,10 +91,8 @@ def open_vault(target: str | Path | Settings | None = None) -> Vault:
         try:
             store.collection(DEFAULT_COLLECTION)
         except CollectionNotFoundError:
-            try:
+            with suppress(CollectionExistsError):  # another process was faster
                 store.create_collection(DEFAULT_COLLECTION, encoder.model_id, encoder.dim)
-            except CollectionExistsError:
-                pass  # another process was faster
         return Vault(settings, store, encoder, policy, Galleries(store, settings.index_folder))
     except BaseException:
         store.close()

@@ -12,7 +12,24 @@ from voicevault.errors import ManifestError
 from voicevault.types import ManifestRow
 
 _NOT_AUDIO = frozenset(
-    ".txt .tsv .csv .json .jsonl .md .html .xml .yaml .yml .toml .pdf .lab .textgrid .trn .py".split()
+    [
+        ".txt",
+        ".tsv",
+        ".csv",
+        ".json",
+        ".jsonl",
+        ".md",
+        ".html",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".toml",
+        ".pdf",
+        ".lab",
+        ".textgrid",
+        ".trn",
+        ".py",
+    ]
 )
 """What commonly lies beside recordings. Everything else in a speaker's folder counts as one."""
 
@@ -100,7 +117,9 @@ def _table(path: Path, text: str, commas: bool) -> Iterator[tuple[int, dict[str,
                     header = [n if n in _KNOWN else c.strip() for n, c in zip(named, cells, strict=True)]
                     continue
                 if len(cells) != 2:
-                    _fail(path, line, "a header with path and speaker is missing (or two columns: path, label)")
+                    _fail(
+                        path, line, "a header with path and speaker is missing (or two columns: path, label)"
+                    )
                 header = ["path", "speaker"]
             if len(cells) != len(header):
                 _fail(path, line, f"{len(cells)} columns, expected {len(header)}")

@@ -307,7 +307,7 @@ class Identification:
 
 
 class DuplicatePolicy(StrEnum):
-    """What bulk enrolment does with a recording whose SHA-256 is enrolled for that speaker already, and with speakers that exist."""
+    """What bulk enrolment does with a recording whose SHA-256 is enrolled for that speaker already."""
 
     SKIP = "skip"
     REPLACE = "replace"

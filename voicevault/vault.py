@@ -353,7 +353,11 @@ class Vault:
             if last or len(names) == found.ids.shape[1]:
                 break
         decided_by = identification_threshold(self._policy, size, threshold, fmr)
-        known = [(key, score) for key, score in zip(*_first_row(found.ids, found.scores)) if key in names]
+        known = [
+            (key, score)
+            for key, score in zip(*_first_row(found.ids, found.scores), strict=True)
+            if key in names
+        ]
         candidates = tuple(
             Candidate(rank, *names[key], score, score >= decided_by.value)
             for rank, (key, score) in enumerate(known, start=1)

@@ -71,8 +71,7 @@ def test_every_prefix_of_a_file_ends_in_a_typed_error(tones: Any, write_sound: A
         for share in (0.02, 0.1, 0.5, 0.9, 0.99):
             cut = data[: int(len(data) * share)]
             with pytest.raises((errors.CorruptAudioError, errors.UnsupportedAudioError)):
-                wave = decode(cut)
-                pytest.fail(f"{share} of {wave.format} passed as {wave.seconds} s")
+                decode(cut)
 
 
 def test_eight_channels_in_a_planar_format_do_not_end_the_process() -> None:

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from sqlalchemy.orm import Session
 
+from store.conftest import make_embedding, new_postgres_database
 from voicevault.errors import DatabaseBusyError
 from voicevault.store import NewEnrollment, Store
 from voicevault.store.database import Write
 from voicevault.types import Op
-
-from .conftest import make_embedding, new_postgres_database
 
 WRITERS, WRITES = 4, 20
 Spans = list[tuple[float, float]]

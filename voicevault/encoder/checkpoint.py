@@ -55,7 +55,11 @@ class SpeakerModel(nn.Module):
 def model_id(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
     """32 hex digits of the SHA-256 over the weights (as float32), the architecture and the front-end."""
     digest = hashlib.sha256()
-    digest.update(json.dumps({"frontend": asdict(config.frontend), "ecapa": asdict(config.architecture)}, sort_keys=True).encode())
+    digest.update(
+        json.dumps(
+            {"frontend": asdict(config.frontend), "ecapa": asdict(config.architecture)}, sort_keys=True
+        ).encode()
+    )
     for name in sorted(weights):
         tensor = weights[name].detach().to(torch.float32).contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -73,7 +77,9 @@ def save_checkpoint(model: SpeakerModel, folder: Path, *, half: bool = False) ->
     """Writes the folder and returns the model_id. With `half` the weights are rounded to float16 first."""
     folder.mkdir(parents=True, exist_ok=True)
     kind = torch.float16 if half else torch.float32
-    weights = {name: value.detach().cpu().to(kind).contiguous() for name, value in _network_weights(model).items()}
+    weights = {
+        name: value.detach().cpu().to(kind).contiguous() for name, value in _network_weights(model).items()
+    }
     identity = model_id(model.config, weights)
     save_file(weights, folder / WEIGHTS_FILE)
     config = {
@@ -96,7 +102,9 @@ def load_checkpoint(folder: Path) -> tuple[SpeakerModel, str]:
     config = _read_config(folder)
     path = folder / WEIGHTS_FILE
     if not path.is_file():
-        raise CheckpointError(f"{folder} has no {WEIGHTS_FILE}; a model folder needs {CONFIG_FILE} and {WEIGHTS_FILE}")
+        raise CheckpointError(
+            f"{folder} has no {WEIGHTS_FILE}; a model folder needs {CONFIG_FILE} and {WEIGHTS_FILE}"
+        )
     try:
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -104,16 +112,24 @@ def load_checkpoint(folder: Path) -> tuple[SpeakerModel, str]:
     parsed = parse_config(config, folder)
     model = SpeakerModel(parsed)
     expected = _network_weights(model)
-    differences = [f"missing: {k} {tuple(expected[k].shape)}" for k in sorted(expected.keys() - weights.keys())]
-    differences += [f"unexpected: {k} {tuple(weights[k].shape)}" for k in sorted(weights.keys() - expected.keys())]
+    differences = [
+        f"missing: {k} {tuple(expected[k].shape)}" for k in sorted(expected.keys() - weights.keys())
+    ]
+    differences += [
+        f"unexpected: {k} {tuple(weights[k].shape)}" for k in sorted(weights.keys() - expected.keys())
+    ]
     differences += [
         f"shape of {k}: {tuple(weights[k].shape)}, expected {tuple(expected[k].shape)}"
         for k in sorted(weights.keys() & expected.keys())
         if weights[k].shape != expected[k].shape
     ]
     if differences:
-        shown = "; ".join(differences[:12]) + (f"; and {len(differences) - 12} more" if len(differences) > 12 else "")
-        raise CheckpointError(f"the weights in {folder} do not fit its {CONFIG_FILE}: {shown}", differences=differences)
+        shown = "; ".join(differences[:12]) + (
+            f"; and {len(differences) - 12} more" if len(differences) > 12 else ""
+        )
+        raise CheckpointError(
+            f"the weights in {folder} do not fit its {CONFIG_FILE}: {shown}", differences=differences
+        )
     identity = model_id(parsed, weights)
     if config.get("model_id") not in (None, identity):
         raise CheckpointError(
@@ -142,7 +158,9 @@ def parse_config(config: Mapping[str, Any], folder: Path) -> ModelConfig:
     """Strict: an unknown or missing key raises CheckpointError."""
     architecture = dict(config.get("architecture", {}))
     if architecture.pop("type", None) != "ecapa-tdnn":
-        raise CheckpointError(f"{folder}: the architecture is not 'ecapa-tdnn', the one that this release runs")
+        raise CheckpointError(
+            f"{folder}: the architecture is not 'ecapa-tdnn', the one that this release runs"
+        )
     return ModelConfig(
         str(config.get("name", folder.name)),
         _strict(FrontendConfig, config.get("frontend", {}), folder),
@@ -153,5 +171,7 @@ def parse_config(config: Mapping[str, Any], folder: Path) -> ModelConfig:
 def _strict(cls: type[T], values: Mapping[str, Any], folder: Path) -> T:
     names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
     if wrong := sorted(names ^ values.keys()):
-        raise CheckpointError(f"{folder}/{CONFIG_FILE}: {cls.__name__} has missing or unknown keys: {', '.join(wrong)}")
+        raise CheckpointError(
+            f"{folder}/{CONFIG_FILE}: {cls.__name__} has missing or unknown keys: {', '.join(wrong)}"
+        )
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

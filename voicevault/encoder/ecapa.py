@@ -68,7 +68,9 @@ class Spans:
 class Conv(nn.Module):
     """Convolution along time whose output has one frame per `stride` input frames, reflecting at the ends."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1, stride: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1, stride: int = 1
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv1d(inputs, outputs, kernel, dilation=dilation, stride=stride)
         self.padding = dilation * (kernel - 1) // 2
@@ -86,7 +88,9 @@ class Conv(nn.Module):
 class TDNN(nn.Module):
     """Convolution, ReLU, batch norm."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1, stride: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 1, dilation: int = 1, stride: int = 1
+    ) -> None:
         super().__init__()
         self.conv = Conv(inputs, outputs, kernel, dilation, stride)
         self.norm = nn.BatchNorm1d(outputs)

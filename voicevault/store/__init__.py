@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
-from ..errors import SchemaOutdatedError
-from . import migrate
-from .collections import Collections
-from .enrollments import Enrollments, NewEnrollment
-from .gallery import Gallery
-from .speakers import UNSET, Speakers, Unset
+from voicevault.errors import SchemaOutdatedError
+from voicevault.store import migrate
+from voicevault.store.collections import Collections
+from voicevault.store.enrollments import Enrollments, NewEnrollment
+from voicevault.store.gallery import Gallery
+from voicevault.store.speakers import UNSET, Speakers, Unset
 
 __all__ = ["UNSET", "NewEnrollment", "Store", "Unset", "current_revision", "downgrade", "upgrade"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelMismatchError, RequestError
-from ..types import Embedding
+from voicevault.errors import ModelMismatchError, RequestError
+from voicevault.types import Embedding
 
 
 def checked_text(value: str, what: str, limit: int = 255) -> str:

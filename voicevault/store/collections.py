@@ -8,11 +8,11 @@ from uuid import uuid4
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from ..errors import CollectionExistsError, RequestError
-from ..types import Collection
-from .checks import checked_text
-from .database import Database, no_collection
-from .tables import CollectionRow, GenerationRow, SpeakerRow, now
+from voicevault.errors import CollectionExistsError, RequestError
+from voicevault.store.checks import checked_text
+from voicevault.store.database import Database, no_collection
+from voicevault.store.tables import CollectionRow, GenerationRow, SpeakerRow, now
+from voicevault.types import Collection
 
 _speakers = (
     select(func.count())

@@ -12,7 +12,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, ma
 from sqlalchemy import exc as sa
 from sqlalchemy.orm import Session
 
-from ..errors import (
+from voicevault.errors import (
     CollectionNotFoundError,
     DatabaseBusyError,
     DatabaseUnavailableError,
@@ -20,8 +20,8 @@ from ..errors import (
     SettingsError,
     StoreError,
 )
-from ..types import Op
-from .tables import ChangeRow, CollectionRow, GenerationRow
+from voicevault.store.tables import ChangeRow, CollectionRow, GenerationRow
+from voicevault.types import Op
 
 # lock not available, deadlock, serialisation failure, statement timeout, too many connections
 _BUSY_STATES = {"55P03", "40P01", "40001", "57014", "53300"}

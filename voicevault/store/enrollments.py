@@ -11,12 +11,18 @@ import numpy as np
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from ..errors import DuplicateRecordingError, EnrollmentNotFoundError, SpeakerNotFoundError
-from ..types import DuplicatePolicy, Embedding, Enrollment, Float32Array, Op, Quality
-from .checks import check_embedding, checked_attributes, checked_name, checked_tags, checked_text
-from .database import Database, Write, find_collection
-from .speakers import find_speaker, new_speaker, set_tags
-from .tables import EnrollmentRow, SpeakerRow, VoiceprintRow, now
+from voicevault.errors import DuplicateRecordingError, EnrollmentNotFoundError, SpeakerNotFoundError
+from voicevault.store.checks import (
+    check_embedding,
+    checked_attributes,
+    checked_name,
+    checked_tags,
+    checked_text,
+)
+from voicevault.store.database import Database, Write, find_collection
+from voicevault.store.speakers import find_speaker, new_speaker, set_tags
+from voicevault.store.tables import EnrollmentRow, SpeakerRow, VoiceprintRow, now
+from voicevault.types import DuplicatePolicy, Embedding, Enrollment, Float32Array, Op, Quality
 
 # Rows per IN list: well below the 32,766 parameters that SQLite takes.
 CHUNK = 5000

@@ -8,13 +8,12 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ..errors import NotEnrolledError
-from ..types import Change, Float32Array, GalleryPosition, Int64Array, Op
-from .checks import checked_tags
-from .database import Database, find_collection
-from .enrollments import CHUNK
-from .speakers import find_speaker
-from .tables import (
+from voicevault.errors import NotEnrolledError
+from voicevault.store.checks import checked_tags
+from voicevault.store.database import Database, find_collection
+from voicevault.store.enrollments import CHUNK
+from voicevault.store.speakers import find_speaker
+from voicevault.store.tables import (
     ChangeRow,
     CollectionRow,
     EnrollmentRow,
@@ -23,6 +22,7 @@ from .tables import (
     TagRow,
     VoiceprintRow,
 )
+from voicevault.types import Change, Float32Array, GalleryPosition, Int64Array, Op
 
 
 def _position(row: CollectionRow) -> GalleryPosition:

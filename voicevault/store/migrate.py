@@ -11,16 +11,23 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 
-from .database import translated
+from voicevault.store.database import translated
 
 # Any fixed number: it makes two processes that start at once upgrade one after the other.
 _ADVISORY_LOCK = 7_061_001
 
 
+def scripts() -> Path:
+    """The folder ``migrations``: inside an installed package, at the top of the repository in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "migrations"
+    return installed if installed.is_dir() else package.parent / "migrations"
+
+
 def make_config() -> Config:
     config = Config()
     # ConfigParser would read % as interpolation
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option("script_location", str(scripts()).replace("%", "%%"))
     return config
 
 

@@ -10,11 +10,11 @@ from typing import Any, Final
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from ..errors import RequestError, SpeakerExistsError, SpeakerNotFoundError
-from ..types import Op, Speaker
-from .checks import checked_attributes, checked_name, checked_tags, checked_text
-from .database import Database, find_collection
-from .tables import EnrollmentRow, SpeakerRow, TagRow, now
+from voicevault.errors import RequestError, SpeakerExistsError, SpeakerNotFoundError
+from voicevault.store.checks import checked_attributes, checked_name, checked_tags, checked_text
+from voicevault.store.database import Database, find_collection
+from voicevault.store.tables import EnrollmentRow, SpeakerRow, TagRow, now
+from voicevault.types import Op, Speaker
 
 
 class Unset(Enum):
@@ -67,14 +67,13 @@ def find_speaker(session: Session, collection_id: int, id: str) -> SpeakerRow:
 
 
 def _records(session: Session, rows: Sequence[SpeakerRow]) -> list[Speaker]:
-    counts: dict[int, int] = {
-        key: count
-        for key, count in session.execute(
+    counts: dict[int, int] = dict(
+        session.execute(
             select(EnrollmentRow.speaker_key, func.count())
             .where(EnrollmentRow.speaker_key.in_([row.key for row in rows]))
             .group_by(EnrollmentRow.speaker_key)
         )
-    }
+    )
     return [
         Speaker(
             row.public_id,

@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
-from ..types import Float32Array
+from voicevault.types import Float32Array
 
 # SQLite gives only INTEGER primary keys a row id of their own.
 Key = BigInteger().with_variant(Integer, "sqlite")
