@@ -73,6 +73,8 @@ def _records(session: Session, rows: Sequence[SpeakerRow]) -> list[Speaker]:
             .where(EnrollmentRow.speaker_key.in_([row.key for row in rows]))
             .group_by(EnrollmentRow.speaker_key)
         )
+        .tuples()
+        .all()
     )
     return [
         Speaker(
