@@ -16,7 +16,7 @@ from voicevault.audio import AudioLimits, SpeechDetector, decode
 from voicevault.audio.level import normalise
 from voicevault.audio.quality import measure, speech_mask
 from voicevault.errors import NotEnoughSpeechError, VoicevaultError
-from voicevault.types import AudioSource, Embedding, Encoder, Float32Array, Quality, Segment
+from voicevault.types import AudioSource, Embedding, Encoder, Float32Array, Quality, Segment, Waveform
 
 WHOLE_BELOW = 2.0
 """Seconds of net speech below which a recording that must not be refused is embedded whole."""
@@ -65,17 +65,21 @@ def prepare(
     """Decode `source`, find its speech and judge it. Raises what `voicevault.audio.decode` raises."""
     start = time.perf_counter()
     waveform = decode(source, limits=limits, channel=channel)
-    decoded = time.perf_counter()
+    return judge(waveform, detector, decoding=time.perf_counter() - start)
+
+
+def judge(waveform: Waveform, detector: SpeechDetector, *, decoding: float = 0.0) -> PreparedRecording:
+    """Find the speech of a decoded recording and judge it; `decoding` is the seconds that decoding took."""
+    start = time.perf_counter()
     segments = tuple(detector.segments(waveform.samples))
     quality = measure(waveform.samples, segments)
-    judged = time.perf_counter()
     return PreparedRecording(
         samples=waveform.samples,
         segments=segments,
         quality=quality,
         source_sha256=waveform.source_sha256,
         audio_sha256=waveform.audio_sha256,
-        timing={"decode": decoded - start, "speech": judged - decoded},
+        timing={"decode": decoding, "speech": time.perf_counter() - start},
     )
 
 
