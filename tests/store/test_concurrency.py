@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import random
 import time
+from collections.abc import Callable
 from contextlib import closing
 from multiprocessing.synchronize import Event
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from sqlalchemy.orm import Session
 
-from store.conftest import make_embedding, new_postgres_database
+from store.conftest import make_embedding
 from voicevault.errors import DatabaseBusyError
 from voicevault.store import NewEnrollment, Store
 from voicevault.store.database import Write
@@ -122,9 +123,11 @@ def test_a_reader_misses_nothing(url: str, capsys: pytest.CaptureFixture[str]) -
     assert most >= 2, "the writers never overlapped: nothing was proven"
 
 
-def test_without_the_lock_the_reader_misses_writes(postgres: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_the_lock_the_reader_misses_writes(
+    new_postgres_database: Callable[[], str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with capsys.disabled():
-        seen, most = follow_writers(UnlockedStore, new_postgres_database(postgres))
+        seen, most = follow_writers(UnlockedStore, new_postgres_database())
     assert most >= 2
     assert len(seen) < WRITERS * WRITES, "the test above cannot tell a lock from none"
 
