@@ -7,6 +7,7 @@ Array shapes: ``n`` samples, ``d`` embedding dimensions, ``m`` probes, ``k`` can
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -242,6 +243,13 @@ class Encoder(Protocol):
         """float32 mono 16 kHz arrays of any lengths -> float32 [len(waveforms), d], rows of unit length, order kept."""
         ...
 
+    def one_thread_per_call(self) -> AbstractContextManager[None]:
+        """Within it, a call of `embed` computes on the thread that makes it and on no other.
+
+        For callers who make several calls at once. Holds for threads that begin to embed within it.
+        """
+        ...
+
 
 # --- answers ---------------------------------------------------------------------------------------------------------
 
@@ -340,6 +348,11 @@ class RowOutcome:
 
 @dataclass(frozen=True, slots=True)
 class ImportSummary:
+    """What bulk enrollment did: counts of recordings by status, and of the speakers that the rows name.
+
+    `seconds` is how long it took, `audio_seconds` the length of the recordings that were enrolled.
+    """
+
     recordings: int
     enrolled: int
     skipped: int

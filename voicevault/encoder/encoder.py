@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,16 @@ class TorchEncoder:
             for i, vector in zip(batch, vectors, strict=True):
                 sums[owners[i]] += _unit(vector) * len(pieces[i])
         return _unit(sums).astype(np.float32)
+
+    @contextmanager
+    def one_thread_per_call(self) -> Iterator[None]:
+        """See `types.Encoder`. The number of torch's threads belongs to the process and is put back."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def _pieces(self, waveform: Float32Array) -> list[Float32Array]:
         if len(waveform) < self._shortest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -88,3 +89,7 @@ class LazyEncoder:
     def embed(self, waveforms: Sequence[Float32Array]) -> Float32Array:
         """See `types.Encoder`; loads the model on the first call."""
         return self.load().embed(waveforms)
+
+    def one_thread_per_call(self) -> AbstractContextManager[None]:
+        """See `types.Encoder`; loads the model."""
+        return self.load().one_thread_per_call()
