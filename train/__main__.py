@@ -1,4 +1,4 @@
-"""Command line of `train`: fit, export."""
+"""Command line of `train`: fit, export, evaluate, tune."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Annotated
 
 import typer
 
+from train.evaluate_cli import evaluate, tune
 from voicevault.errors import VoicevaultError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+for command in (evaluate, tune):
+    app.command()(command)
 
 Config = Annotated[
     Path, typer.Option("--config", help="TOML file of the training, e.g. train/configs/ecapa-small.toml")

@@ -1,0 +1,99 @@
+"""How well a model tells speakers apart on a list of trials."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from train.evaluate_embed import Embedded, EmbeddingCache, embed_recordings
+from train.trials import Trials, contradictions
+from voicevault.embedding import EmbeddingPipeline
+from voicevault.scoring.metrics import equal_error_rate, min_dcf
+
+SCORES_FILE = "scores.tsv"
+RESULT_FILE = "result.json"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """Trials with their scores.
+
+    Attributes:
+        scores: float64 [n], cosines.
+        embedded: The recordings' embeddings, in the order of `trials.recordings`.
+    """
+
+    trials: Trials
+    scores: NDArray[np.float64]
+    embedded: Embedded
+
+
+def score_trials(
+    pipeline: EmbeddingPipeline,
+    trials: Trials,
+    audio_root: Path,
+    *,
+    cache: EmbeddingCache | None = None,
+    workers: int | None = None,
+) -> Scored:
+    """Embed every recording of the trials and take the cosine of each trial. No trial is dropped.
+
+    Raises:
+        AudioError: A recording is missing or cannot be decoded.
+    """
+    embedded = embed_recordings(pipeline, trials.recordings, audio_root, cache=cache, workers=workers)
+    embedded.require_all(trials.recordings)
+    return Scored(trials, cosines(embedded.vectors, trials), embedded)
+
+
+def cosines(vectors: NDArray[np.float32], trials: Trials) -> NDArray[np.float64]:
+    """float64 [n] in [-1, 1] of unit rows [recordings, d]."""
+    scores = np.empty(len(trials), dtype=np.float64)
+    for start in range(0, len(trials), 65_536):  # bounds the memory of long lists
+        part = slice(start, start + 65_536)
+        scores[part] = np.einsum(
+            "ij,ij->i", vectors[trials.enroll[part]], vectors[trials.test[part]], dtype=np.float64
+        )
+    return np.clip(scores, -1.0, 1.0)
+
+
+def measure(scored: Scored) -> dict[str, Any]:
+    """The numbers of a trial list, as JSON values; rates are fractions."""
+    scores, genuine, trials = scored.scores, scored.trials.genuine, scored.trials
+    rate, threshold = equal_error_rate(scores, genuine)
+    return {
+        "trials": len(trials),
+        "genuine": int(genuine.sum()),
+        "impostor": int((~genuine).sum()),
+        "recordings": len(trials.recordings),
+        "speakers": len(set(trials.column("speaker").tolist())),
+        "embedded_whole": scored.embedded.whole,
+        "self_trials": int((trials.enroll == trials.test).sum()),
+        "contradictory_labels": contradictions(trials),
+        "eer": rate,
+        "eer_threshold": threshold,
+        "min_dcf_01": min_dcf(scores, genuine, p_target=0.01),
+        "min_dcf_05": min_dcf(scores, genuine, p_target=0.05),
+    }
+
+
+def write_scores(path: Path, scored: Scored) -> None:
+    """One line per trial under a header: label, score, the two recordings and their speakers."""
+    trials = scored.trials
+    names = [recording.name for recording in trials.recordings]
+    speakers = [recording.speaker for recording in trials.recordings]
+    columns = (trials.genuine.tolist(), scored.scores.tolist(), trials.enroll.tolist(), trials.test.tolist())
+    with path.open("w", encoding="utf-8") as file:
+        file.write("label\tscore\tenroll\ttest\tenroll_speaker\ttest_speaker\n")
+        for genuine, score, a, b in zip(*columns, strict=True):
+            file.write(f"{int(genuine)}\t{score:.8g}\t{names[a]}\t{names[b]}\t{speakers[a]}\t{speakers[b]}\n")
+
+
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
