@@ -1,4 +1,4 @@
-"""Training criteria over cosines."""
+"""Training criteria over cosines. All compute in float32, outside autocast."""
 
 from __future__ import annotations
 
@@ -9,30 +9,76 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class AdditiveAngularMargin(nn.Module):
-    """AAM-softmax (arXiv:1801.07698 eq. 3; for speakers arXiv:1906.07317): cross entropy of s cos(theta + m) for the own class.
+class MarginSoftmax(nn.Module):
+    """Softmax over scaled cosines to class centres, with a margin that the own class must win by.
 
-    Beyond theta = pi - m, where cos(theta + m) would rise again, the linear continuation cos(theta) - m sin(m) is used.
+    - ``aam``: cross entropy of s cos(theta + m) (arXiv:1801.07698 eq. 3; for speakers arXiv:1906.07317). Beyond
+      theta = pi - m, where cos(theta + m) would rise again, the linear continuation cos(theta) - m sin(m) is used.
+    - ``am``: cross entropy of s (cos(theta) - m) (arXiv:1801.05599 eq. 6).
+
+    Args:
+        dim: Embedding dimensions.
+        classes: Speakers.
+        kind: ``aam`` or ``am``.
+        scale: s.
+        subcentres: Centres per class, of which the nearest counts (Deng et al., 'Sub-center ArcFace', ECCV 2020, eq. 2):
+            noisy labels get a centre of their own.
+        top_k: So many of the nearest wrong classes are pulled nearer by `top_penalty` (an angle for ``aam``, a cosine
+            for ``am``), so that the model separates look-alikes (inter-top-k penalty, arXiv:2110.05042 eq. 6).
+        top_penalty: See there.
     """
 
-    def __init__(self, dim: int, classes: int, scale: float = 30.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        classes: int,
+        kind: str = "aam",
+        scale: float = 30.0,
+        subcentres: int = 1,
+        top_k: int = 0,
+        top_penalty: float = 0.06,
+    ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(classes, dim))
+        if kind not in ("aam", "am"):
+            raise ValueError(f"unknown margin {kind!r}: choose aam or am")
+        self.weight = nn.Parameter(torch.empty(classes * subcentres, dim))
         nn.init.xavier_normal_(self.weight)
-        self.scale = scale
+        self.kind, self.scale, self.subcentres = kind, scale, subcentres
+        self.top_k, self.top_penalty = min(top_k, classes - 1), top_penalty
+
+    def cosines(self, embeddings: Tensor) -> Tensor:
+        """Embeddings [b, dim], of any length -> cosines [b, classes]."""
+        every = F.linear(F.normalize(embeddings.float()), F.normalize(self.weight))
+        if self.subcentres == 1:
+            return every
+        return every.unflatten(1, (-1, self.subcentres)).amax(dim=2)
 
     def forward(self, embeddings: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
         """Loss (scalar) and the share of items whose own class is nearest before the margin."""
         with torch.autocast(embeddings.device.type, enabled=False):
-            cosines = F.linear(F.normalize(embeddings.float()), F.normalize(self.weight))
-            own = cosines.gather(1, labels[:, None])[:, 0]
-            # The gradient of sin = sqrt(1 - cos^2) is unbounded at the poles.
-            sine = (1.0 - own.square()).clamp(min=1e-7).sqrt()
-            shifted = own * math.cos(margin) - sine * math.sin(margin)
-            shifted = torch.where(own > -math.cos(margin), shifted, own - margin * math.sin(margin))
+            cosines = self.cosines(embeddings)
             accuracy = (cosines.argmax(dim=1) == labels).float().mean()
-            logits = cosines.scatter(1, labels[:, None], shifted[:, None])
+            own = cosines.gather(1, labels[:, None])
+            logits = cosines
+            if self.top_k:
+                with torch.no_grad():
+                    wrong = cosines.scatter(1, labels[:, None], -2.0)
+                    nearest = wrong.topk(self.top_k, dim=1).indices
+                logits = logits.scatter(1, nearest, self._shift(cosines.gather(1, nearest), -self.top_penalty))
+            logits = logits.scatter(1, labels[:, None], self._shift(own, margin))
             return F.cross_entropy(self.scale * logits, labels), accuracy
+
+    def _shift(self, cosine: Tensor, margin: float) -> Tensor:
+        """The cosine with its angle widened by `margin` (``aam``), or the cosine lessened by it (``am``)."""
+        if self.kind == "am":
+            return cosine - margin
+        # The gradient of sin = sqrt(1 - cos^2) is unbounded at the poles.
+        sine = (1.0 - cosine.square()).clamp(min=1e-7).sqrt()
+        shifted = cosine * math.cos(margin) - sine * math.sin(margin)
+        if margin > 0.0:
+            return torch.where(cosine > -math.cos(margin), shifted, cosine - margin * math.sin(margin))
+        # Nearer than theta = 0 there is nothing.
+        return torch.where(cosine < math.cos(margin), shifted, torch.ones_like(cosine))
 
 
 class AngularPrototypical(nn.Module):
@@ -44,6 +90,7 @@ class AngularPrototypical(nn.Module):
         self.bias = nn.Parameter(torch.tensor(bias))
 
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
+        """Embeddings [speakers, dim] twice, row by row the same speaker -> loss (scalar)."""
         with torch.autocast(query.device.type, enabled=False):
             cosines = F.normalize(query.float()) @ F.normalize(support.float()).T
             logits = cosines * self.scale.clamp(min=1e-2) + self.bias
