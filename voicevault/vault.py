@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from voicevault.errors import ModelMismatchError, RequestError
+from voicevault.errors import CollectionNotFoundError, ModelMismatchError, RequestError
 from voicevault.gallery import Galleries
 from voicevault.scoring.decide import identification_threshold, verification_threshold
 from voicevault.scoring.policy import Policy
@@ -393,6 +394,19 @@ class Vault:
             "model_id": self.model_id,
             "policy": self._policy is not None,
         }
+
+    def warm(self) -> dict[str, object]:
+        """Loads the model and the index of each of its collections, for which the first request would wait.
+
+        Returns what `ready` returns, and raises what it raises.
+        """
+        found = self.ready()
+        _ = self.pipeline
+        for collection in self._store.collections():
+            if collection.model_id == self.model_id:
+                with suppress(CollectionNotFoundError):  # deleted meanwhile
+                    self._galleries.current(collection.name)
+        return found
 
     def close(self) -> None:
         """Saves the index files and closes the database connections."""
