@@ -145,7 +145,7 @@ def run_benchmark(benchmark: Benchmark, options: Options, out: Path, *, quick: b
 
 
 def _model(options: Options) -> dict[str, Any]:
-    from benchmarks.voices import model_path
+    from benchmarks.workbench import model_path
     from voicevault.encoder import read_identity
 
     return dataclasses.asdict(read_identity(model_path(options)))

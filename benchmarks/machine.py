@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from voicevault.cores import available_cores
+
 PACKAGES = (
     "voicevault",
     "numpy",
@@ -38,7 +40,7 @@ def describe_machine() -> dict[str, Any]:
     differ from it)."""
     return {
         "cpu": _cpu(),
-        "cores": usable_cores(),
+        "cores": available_cores(),
         "memory_gb": _memory_gb(),
         "gpu": _gpu(),
         "load": round(os.getloadavg()[0], 2),
@@ -47,11 +49,6 @@ def describe_machine() -> dict[str, Any]:
         "packages": _versions(),
         "revision": _revision(),
     }
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu() -> str:
