@@ -1,0 +1,101 @@
+"""Prepared recordings on their way to the encoder: bounded in memory, handed out in batches of like length."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from threading import Condition
+
+from voicevault.bulk.stages import Prepared
+from voicevault.types import SAMPLE_RATE
+
+WINDOWS = 4
+"""Batches' worth of recordings that are sorted by length together, at least."""
+SECONDS = 10.0
+"""Seconds of speech that there is room for, per recording that there is room for."""
+
+
+class Pool:
+    """Where decoding threads put recordings and embedding threads take batches of them.
+
+    There is room for two windows, one that fills and one that is embedded; a recording counts until it is
+    embedded. Full is also what holds too many seconds, so that long recordings take no more memory than
+    short ones; the one that fills it may be of any length.
+
+    Args:
+        batch: Most recordings of a batch.
+        takers: How many threads take batches.
+        putters: How many threads put recordings.
+    """
+
+    def __init__(self, batch: int, takers: int, putters: int) -> None:
+        self._batch, self._takers, self._putters = batch, takers, putters
+        self._window = batch * max(WINDOWS, takers)
+        self._most = 2 * self._window
+        self._most_seconds = SECONDS * self._most
+        self._waiting: list[Prepared] = []
+        self._batches: deque[list[Prepared]] = deque()
+        self._count, self._seconds = 0, 0.0
+        self._stopped = False
+        self._changed = Condition()
+
+    def put(self, item: Prepared) -> bool:
+        """Waits for room; False where the pool was stopped meanwhile."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._stopped or (self._count < self._most and self._seconds < self._most_seconds)
+            )
+            self._waiting.append(item)
+            self._count += 1
+            self._seconds += _seconds(item)
+            self._changed.notify_all()
+            return not self._stopped
+
+    def finished(self) -> None:
+        """One thread less will put something."""
+        with self._changed:
+            self._putters -= 1
+            self._changed.notify_all()
+
+    def take(self) -> list[Prepared] | None:
+        """The next batch, longest first of its window; None once there is nothing to come."""
+        with self._changed:
+            while not self._stopped:
+                if not self._batches and self._waiting and self._due():
+                    self._cut()
+                if self._batches:
+                    batch = self._batches.popleft()
+                    self._changed.notify_all()
+                    return batch
+                if not self._putters and not self._waiting:
+                    return None
+                self._changed.wait()
+            return None
+
+    def done(self, batch: Sequence[Prepared]) -> None:
+        """A batch is embedded and makes room."""
+        with self._changed:
+            self._count -= len(batch)
+            self._seconds -= sum(map(_seconds, batch))
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Nobody waits any longer."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def _due(self) -> bool:
+        enough = sum(map(_seconds, self._waiting)) >= self._most_seconds / 2
+        return len(self._waiting) >= self._window or enough or not self._putters
+
+    def _cut(self) -> None:
+        """Sorts what waits into batches; the last window is shared out among all who take."""
+        self._waiting.sort(key=lambda item: len(item.recording.samples), reverse=True)
+        size = min(self._batch, -(-len(self._waiting) // self._takers))
+        self._batches.extend(self._waiting[i : i + size] for i in range(0, len(self._waiting), size))
+        self._waiting = []
+
+
+def _seconds(item: Prepared) -> float:
+    return len(item.recording.samples) / SAMPLE_RATE

@@ -1,0 +1,52 @@
+"""The result file of a bulk enrollment: a line per recording, written as it goes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from voicevault.errors import RequestError
+from voicevault.types import RowOutcome
+
+_FIELDS = [field.name for field in fields(RowOutcome)]
+
+
+class ResultFile:
+    """JSON lines (``.jsonl``) or a table with a header (``.tsv``); a file that is there is replaced.
+
+    Raises:
+        RequestError: Another suffix, or the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._json = path.suffix.lower() in (".jsonl", ".ndjson")
+        if not self._json and path.suffix.lower() != ".tsv":
+            raise RequestError(f"{path} must end in .jsonl or .tsv, by which its format is chosen.")
+        try:
+            # Paths that are no UTF-8 come out as they are on the disk.
+            self._file = path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+        except OSError as error:
+            raise RequestError(f"{path} cannot be written: {error.strerror}.", path=str(path)) from error
+        self._table = csv.writer(self._file, delimiter="\t", lineterminator="\n")
+        if not self._json:
+            self._table.writerow(_FIELDS)
+
+    def write(self, outcome: RowOutcome) -> None:
+        record = asdict(outcome)
+        if self._json:
+            self._file.write(json.dumps(record) + "\n")
+        else:
+            self._table.writerow(["" if record[name] is None else record[name] for name in _FIELDS])
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
