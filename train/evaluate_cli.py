@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -104,7 +105,7 @@ def tune(
     from train.evaluate import cosines
     from train.evaluate_embed import EmbeddingCache, load_pipeline, model_folder
     from train.trials import read_recordings
-    from train.tune import POLICY_FILE, fit_policy, validation_recordings
+    from train.tune import POLICY_FILE, describe_training, fit_policy, validation_recordings
     from voicevault.errors import RequestError
     from voicevault.scoring.plots import plot_histogram
 
@@ -115,11 +116,14 @@ def tune(
         raise RequestError("--impostors is 'all', 'source', 'gender' or 'source,gender'.", impostors=within)
     if config is not None:
         recordings, root = validation_recordings(config, corpora, speech_cache), corpora
-        whose = {"speakers_from": f"validation split of {config.name}"}
+        whose = describe_training(config, corpora)
     else:
         assert manifest is not None
         recordings, root = read_recordings(manifest), audio_root or manifest.parent
-        whose = {"speakers_from": manifest.name}
+        whose = {
+            "speakers_from": manifest.name,
+            "manifest_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest(),
+        }
     pipeline = load_pipeline(model, threads=threads, device=device)
     folder = out or Path("runs/tune") / pipeline.encoder.model_id[:12]
     folder.mkdir(parents=True, exist_ok=True)

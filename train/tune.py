@@ -16,7 +16,7 @@ from typing import Any
 import voicevault
 from train.evaluate import cosines
 from train.evaluate_embed import Embedded, EmbeddingCache, embed_recordings
-from train.trials import Recording, Trials, all_pairs
+from train.trials import UNKNOWN, Recording, Trials, all_pairs, read_recordings
 from voicevault.embedding import EmbeddingPipeline
 from voicevault.scoring.policy import Policy, fit_thresholds
 
@@ -37,26 +37,40 @@ def validation_recordings(config: Path, corpora: Path, cache: Path) -> list[Reco
         SettingsError, ManifestError: See `train.config.read_config` and `train.split.split_speakers`.
     """
     from train.config import read_config
-    from train.fit import read_corpus
+    from train.corpus import read_manifest
+    from train.data import SpeechCache
+    from train.split import split_speakers
 
     settings = read_config(config)
-    kept = read_corpus(settings, corpora, cache).validation
-    gender = genders(corpora / settings.data.manifest)
+    listed = corpora / settings.data.manifest
+    heard = SpeechCache.build(read_manifest(listed), corpora, cache).utterances
+    kept = split_speakers(heard, settings.validation, settings.seed).validation
+    gender = {recording.path: recording.gender for recording in read_recordings(listed)}
     pieces = Counter(utterance.path for utterance in kept)
     seen: dict[str, int] = defaultdict(int)
     recordings = []
     for u in kept:
         part = (seen[u.path], pieces[u.path])
         seen[u.path] += 1
-        recordings.append(Recording(u.path, u.speaker, u.source, gender.get(u.path, "-"), u.session, part))
+        recordings.append(
+            Recording(u.path, u.speaker, u.source, gender.get(u.path, UNKNOWN), u.session, part)
+        )
     return recordings
 
 
-def genders(manifest: Path) -> dict[str, str]:
-    """Path to gender, where the manifest knows it."""
-    from train.trials import read_recordings
+def describe_training(config: Path, corpora: Path) -> dict[str, Any]:
+    """What recreates `validation_recordings`: config, seed and the hash of the manifest."""
+    from train.config import read_config
 
-    return {recording.path: recording.gender for recording in read_recordings(manifest)}
+    settings = read_config(config)
+    listed = (corpora / settings.data.manifest).read_bytes()
+    return {
+        "speakers_from": f"validation split of {config.name}",
+        "training": settings.name,
+        "seed": settings.seed,
+        "manifest": settings.data.manifest,
+        "manifest_sha256": hashlib.sha256(listed).hexdigest(),
+    }
 
 
 def fit_policy(

@@ -95,40 +95,141 @@ def equal_error_rate(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float
         RequestError: See `check_trials`.
     """
     curve = det_curve(scores, labels)
-    gap = curve.fmr - curve.fnmr
-    after = int(np.argmax(gap <= 0.0))
-    before = after - 1  # exists: at accept-all the gap is 1
-    part = float(gap[before] / (gap[before] - gap[after]))
-    rate = float(curve.fmr[before] + part * (curve.fmr[after] - curve.fmr[before]))
-    low, high = float(curve.thresholds[before]), float(curve.thresholds[after])
+    rate, before, part = crossing(curve.fmr, curve.fnmr)
+    low, high = float(curve.thresholds[before]), float(curve.thresholds[before + 1])
     return rate, low if np.isinf(high) else low * (1.0 - part) + high * part
 
 
-def min_dcf(
-    scores: ArrayLike, labels: ArrayLike, *, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0
-) -> float:
-    """Minimum of the detection cost over all thresholds, in [0, 1].
+def crossing(fmr: Float64Array, fnmr: Float64Array) -> tuple[float, int, float]:
+    """Where two step curves [t] from accept-all to reject-all meet: the rate, the last point before, and the
+    share of the way from it to the next one."""
+    gap = fmr - fnmr
+    before = int(np.argmax(gap <= 0.0)) - 1  # exists: at accept-all the gap is 1
+    part = float(gap[before] / (gap[before] - gap[before + 1]))
+    return float(fmr[before] + part * (fmr[before + 1] - fmr[before])), before, part
 
-    ``C(t) = c_miss * p_target * FNMR(t) + c_fa * (1 - p_target) * FMR(t)``, normalised by the better of
-    accept-all and reject-all, ``min(c_miss * p_target, c_fa * (1 - p_target))`` (NIST SRE 2016 evaluation
-    plan, section 3).
 
-    Args:
-        scores: [n], finite.
-        labels: [n], 1 for genuine.
+@dataclass(frozen=True, slots=True)
+class CostPoint:
+    """An application of verification: how likely a genuine trial is there, and what the errors cost.
+
+    Attributes:
         p_target: Prior of a genuine trial, in (0, 1).
         c_miss: Cost of a false non-match, above 0.
         c_fa: Cost of a false match, above 0.
 
     Raises:
+        RequestError: A value is out of range.
+    """
+
+    p_target: float
+    c_miss: float = 1.0
+    c_fa: float = 1.0
+
+    def __post_init__(self) -> None:
+        costs_good = 0.0 < self.c_miss < np.inf and 0.0 < self.c_fa < np.inf
+        if not (0.0 < self.p_target < 1.0 and costs_good):
+            raise RequestError(
+                "The prior must lie in (0, 1) and costs above 0.",
+                p_target=self.p_target,
+                c_miss=self.c_miss,
+                c_fa=self.c_fa,
+            )
+
+    def cost(self, fmr: Float64Array, fnmr: Float64Array) -> Float64Array:
+        """``C = c_miss * p_target * FNMR + c_fa * (1 - p_target) * FMR``, normalised by the better of
+        accept-all and reject-all, ``min(c_miss * p_target, c_fa * (1 - p_target))`` (NIST SRE 2016 evaluation
+        plan, section 3)."""
+        miss, false_match = self.c_miss * self.p_target, self.c_fa * (1.0 - self.p_target)
+        return (miss * fnmr + false_match * fmr) / min(miss, false_match)
+
+    @property
+    def bayes_threshold(self) -> float:
+        """The natural-log likelihood ratio from which accepting is the cheaper decision."""
+        return float(np.log(self.c_fa * (1.0 - self.p_target)) - np.log(self.c_miss * self.p_target))
+
+
+def min_dcf(
+    scores: ArrayLike, labels: ArrayLike, *, p_target: float, c_miss: float = 1.0, c_fa: float = 1.0
+) -> float:
+    """Minimum of the normalised detection cost over all thresholds, in [0, 1]; see `CostPoint.cost`.
+
+    Args:
+        scores: [n], finite.
+        labels: [n], 1 for genuine.
+
+    Raises:
         RequestError: Prior or costs out of range; and see `check_trials`.
     """
-    costs_good = 0.0 < c_miss < np.inf and 0.0 < c_fa < np.inf
-    if not (0.0 < p_target < 1.0 and costs_good):
-        raise RequestError(
-            "The prior must lie in (0, 1) and costs above 0.", p_target=p_target, c_miss=c_miss, c_fa=c_fa
-        )
+    return min_dcf_point(scores, labels, CostPoint(p_target, c_miss, c_fa))[0]
+
+
+def min_dcf_point(scores: ArrayLike, labels: ArrayLike, point: CostPoint) -> tuple[float, float]:
+    """`min_dcf` and the lowest threshold that reaches it (+inf where rejecting all does).
+
+    Raises:
+        RequestError: See `check_trials`.
+    """
     curve = det_curve(scores, labels)
-    miss, false_match = c_miss * p_target, c_fa * (1.0 - p_target)
-    cost = miss * curve.fnmr + false_match * curve.fmr
-    return float(cost.min() / min(miss, false_match))
+    cost = point.cost(curve.fmr, curve.fnmr)
+    best = int(np.argmin(cost))
+    return float(cost[best]), float(curve.thresholds[best])
+
+
+def act_dcf(llrs: ArrayLike, labels: ArrayLike, point: CostPoint) -> float:
+    """The normalised cost of deciding by the Bayes threshold, at or above 0: what a calibrated score costs in
+    use, where `min_dcf` is what it could cost.
+
+    Args:
+        llrs: [n] natural-log likelihood ratios, finite.
+        labels: [n], 1 for genuine.
+
+    Raises:
+        RequestError: See `check_trials`.
+    """
+    fmr, fnmr = error_rates(llrs, labels, point.bayes_threshold)
+    return float(point.cost(np.array(fmr), np.array(fnmr)))
+
+
+def error_rates(scores: ArrayLike, labels: ArrayLike, threshold: float) -> tuple[float, float]:
+    """FMR and FNMR at a threshold. Raises RequestError; see `check_trials`."""
+    values, genuine = check_trials(scores, labels)
+    accepted = values >= threshold
+    return float(accepted[~genuine].mean()), float((~accepted[genuine]).mean())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecisionCurves:
+    """What a decision is worth against the threshold, on a list's own mix of genuine and impostor trials.
+
+    Attributes:
+        thresholds: float64 [t], ascending, one per distinct score.
+        fmr, fnmr, precision, recall, f1, accuracy: float64 [t], in [0, 1]. Recall is 1 - FNMR. At these
+            thresholds something is always accepted, so precision is defined.
+    """
+
+    thresholds: Float64Array
+    fmr: Float64Array
+    fnmr: Float64Array
+    precision: Float64Array
+    recall: Float64Array
+    f1: Float64Array
+    accuracy: Float64Array
+
+
+def decision_curves(scores: ArrayLike, labels: ArrayLike) -> DecisionCurves:
+    """Precision, F1 and accuracy depend on the share of genuine trials in the list; the error rates do not.
+
+    Raises:
+        RequestError: See `check_trials`.
+    """
+    values, genuine = check_trials(scores, labels)
+    curve = det_curve(values, genuine)
+    fmr, fnmr = curve.fmr[:-1], curve.fnmr[:-1]
+    mates, impostors = int(genuine.sum()), int((~genuine).sum())
+    true_accepts, false_accepts = (1.0 - fnmr) * mates, fmr * impostors
+    precision = true_accepts / (true_accepts + false_accepts)
+    recall = 1.0 - fnmr
+    f1 = 2.0 * true_accepts / (true_accepts + false_accepts + mates)
+    accuracy = (true_accepts + impostors - false_accepts) / len(values)
+    return DecisionCurves(curve.thresholds[:-1], fmr, fnmr, precision, recall, f1, accuracy)
