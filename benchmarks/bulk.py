@@ -1,0 +1,346 @@
+"""The rate of bulk enrollment, beside the bare encoder's and beside what the stages alone would allow."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from benchmarks.benchmark import Benchmark, Bound, Metrics, Options, Table, Unmeasured, option
+from benchmarks.plots import COLORS, INK, footer, new_figure, save
+from benchmarks.report import where
+from benchmarks.rows import Recorded, Rows
+from benchmarks.timing import one_thread, timed
+from benchmarks.workbench import find_recordings, temporary_settings
+from voicevault.errors import RequestError
+from voicevault.types import DuplicatePolicy, Float32Array, ManifestRow, RowOutcome, Waveform
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from voicevault.bulk.stages import Embedded, Prepared
+    from voicevault.embedding import EmbeddingPipeline, PreparedRecording
+    from voicevault.vault import Vault
+
+T = TypeVar("T")
+
+STAGES = ("decode", "speech", "embed", "commit")
+ENOUGH = 1_000
+"""Recordings below which the start of the processes weighs too much to speak of a rate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkOptions(Options):
+    recordings: int = option(
+        2_000, "recordings of one import; the voices are enrolled again under other names"
+    )
+    sample: int = option(180, "different recordings that each stage is measured on alone")
+    rounds: int = option(3, "imports, each beside the stages alone and the bare encoder")
+    batch: int = option(32, "recordings that are embedded and committed together")
+    device: str = option("cpu", "where the model runs")
+
+
+def measure(options: BulkOptions, rows: Rows, progress: Progress) -> None:
+    from voicevault.cores import available_cores
+    from voicevault.vault import Vault
+
+    recordings = find_recordings(options)
+    every = max(len(recordings) / options.sample, 1.0)
+    chosen = [recordings[int(place * every)] for place in range(min(len(recordings), options.sample))]
+    with (
+        temporary_settings(options, rows.path, device=options.device) as settings,
+        Vault.open(settings) as vault,
+    ):
+        usable = _usable(vault, chosen, progress)
+        rows.append("sample", recordings=len(usable), refused=len(chosen) - len(usable),
+                    cores=available_cores(), device=options.device)  # fmt: skip
+        manifest = _repeated(usable, options.recordings)
+        task = progress.add_task("rounds", total=options.rounds * (len(manifest) + 2 * len(usable)))
+        order = [_stages_alone, _bare_encoder, _import]
+        for number in range(options.rounds):
+            # Drawn anew, so that what disturbs the machine for a while hits all of them alike.
+            random.Random(options.seed + number).shuffle(order)
+            for part in order:
+                work = manifest if part is _import else usable
+                part(vault, work, options.batch, rows, number)
+                progress.advance(task, len(work))
+
+
+def _usable(vault: Vault, recordings: Sequence[ManifestRow], progress: Progress) -> list[ManifestRow]:
+    """Those that are accepted: what is refused takes no part in the later stages."""
+    from voicevault.errors import AudioError
+
+    found = []
+    for row in progress.track(recordings, description="choosing recordings"):
+        try:
+            vault.pipeline.prepare(row.path).require(vault.settings.min_enroll_speech)
+        except AudioError:
+            continue
+        found.append(row)
+    if not found:
+        raise RequestError("None of the recordings can be enrolled.", recordings=len(recordings))
+    return found
+
+
+def _repeated(rows: Sequence[ManifestRow], count: int) -> list[ManifestRow]:
+    """All of `rows` again and again, each time under other speakers' names, `count` or a few more in all."""
+    copies = -(-count // len(rows))
+    return [replace(row, speaker=f"{row.speaker}-{copy}") for copy in range(copies) for row in rows]
+
+
+def _import(vault: Vault, manifest: Sequence[ManifestRow], batch: int, rows: Rows, number: int) -> None:
+    collection = f"import-{number}"
+    vault.create_collection(collection)
+    start = time.perf_counter()
+    done = 0
+
+    def count(outcome: RowOutcome) -> None:
+        nonlocal done
+        done += 1
+        if done % batch == 0:
+            rows.append("imported", round=number, recordings=done, seconds=time.perf_counter() - start)
+
+    summary = vault.enroll_many(manifest, collection=collection, batch=batch, progress=count)
+    seconds = time.perf_counter() - start
+    vault.delete_collection(collection)
+    if summary.enrolled != len(manifest):
+        raise RequestError(
+            f"{len(manifest) - summary.enrolled} of {len(manifest)} recordings were not enrolled.",
+            codes=dict(summary.codes),
+        )
+    rows.append("import", round=number, recordings=len(manifest), seconds=seconds,
+                audio_seconds=summary.audio_seconds)  # fmt: skip
+
+
+def _stages_alone(vault: Vault, chosen: Sequence[ManifestRow], batch: int, rows: Rows, number: int) -> None:
+    """Each stage by itself on one thread, in batches as bulk enrollment has them."""
+    from voicevault.audio import decode
+    from voicevault.embedding import judge
+
+    pipeline = vault.pipeline
+    waveforms: list[Waveform] = []
+    prepared: list[PreparedRecording] = []
+    embedded: list[Embedded] = []
+    collection = f"stages-{number}"
+    vault.create_collection(collection)
+    with (
+        one_thread(),
+        pipeline.encoder.one_thread_per_call(),
+        closing(_Committer(vault, collection)) as committer,
+    ):
+        pipeline.encoder.embed([np.ones(16_000, dtype=np.float32)])  # the model is loaded and warm
+
+        def stage(name: str, call: Callable[[], object]) -> None:
+            took = timed(name, number, call)
+            rows.append(
+                "stage", round=number, stage=name, recordings=len(chosen), seconds=took.wall, cpu=took.cpu
+            )
+
+        stage("decode", lambda: waveforms.extend(decode(row.path, limits=pipeline.limits) for row in chosen))
+        stage("speech", lambda: prepared.extend(judge(waveform, pipeline.detector) for waveform in waveforms))
+        batches = _batches(chosen, prepared, batch)
+        stage("embed", lambda: embedded.extend(item for part in batches for item in _embed(vault, part)))
+        stage("commit", lambda: committer.commit(_parts(embedded, batch)))
+    vault.delete_collection(collection)
+
+
+def _batches(
+    chosen: Sequence[ManifestRow], prepared: Sequence[PreparedRecording], batch: int
+) -> list[Sequence[Prepared]]:
+    """Batches sorted by length."""
+    from voicevault.bulk.stages import Prepared
+
+    items = [Prepared(row, recording) for row, recording in zip(chosen, prepared, strict=True)]
+    items.sort(key=lambda item: item.recording.quality.speech_seconds)
+    return _parts(items, batch)
+
+
+def _parts(items: Sequence[T], size: int) -> list[Sequence[T]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _embed(vault: Vault, part: Sequence[Prepared]) -> list[Embedded]:
+    from voicevault.bulk.stages import Embedded, embed_batch
+
+    done = embed_batch(part, vault.pipeline, vault.settings.min_enroll_speech)
+    return [item for item in done if isinstance(item, Embedded)]
+
+
+class _Committer:
+    """Bulk enrollment's last stage by itself."""
+
+    def __init__(self, vault: Vault, collection: str) -> None:
+        from voicevault.bootstrap import open_store
+
+        self._store = open_store(vault.settings)
+        self._collection = collection
+
+    def commit(self, parts: Sequence[Sequence[Embedded]]) -> None:
+        from voicevault.bulk.stages import commit_batch
+
+        for part in parts:
+            told = {item.row.speaker: item.row for item in part}
+            commit_batch(part, self._store, self._collection, DuplicatePolicy.SKIP, told)
+
+    def close(self) -> None:
+        self._store.close()
+
+
+def _bare_encoder(vault: Vault, chosen: Sequence[ManifestRow], batch: int, rows: Rows, number: int) -> None:
+    """The encoder alone on all cores: speech in memory to embeddings, one batch per core at a time."""
+    from voicevault.cores import available_cores
+
+    speech = _speech(vault.pipeline, chosen)
+    parts = _parts(sorted(speech, key=len), batch)
+    encoder = vault.pipeline.encoder
+    with encoder.one_thread_per_call(), ThreadPoolExecutor(available_cores()) as pool:
+        list(pool.map(encoder.embed, parts))  # every thread is warm
+        took = timed("encoder", number, lambda: list(pool.map(encoder.embed, parts)))
+    rows.append("encoder", round=number, recordings=len(chosen), seconds=took.wall, cpu=took.cpu)
+
+
+def _speech(pipeline: EmbeddingPipeline, chosen: Sequence[ManifestRow]) -> list[Float32Array]:
+    from voicevault.audio.level import normalise
+
+    return [normalise(pipeline.prepare(row.path).speech) for row in chosen]
+
+
+def _cpu_ms(recorded: Recorded, stage: str) -> float:
+    """CPU milliseconds of a stage per recording, median of the rounds."""
+    return float(1e3 * median(row["cpu"] / row["recordings"] for row in recorded.where("stage", stage=stage)))
+
+
+def _rate(recorded: Recorded, kind: str) -> float:
+    """Recordings per second, median of the rounds."""
+    return float(median(row["recordings"] / row["seconds"] for row in recorded.where(kind)))
+
+
+def _ideal(recorded: Recorded) -> float:
+    """Recordings per second that the stages allow where no core is ever idle."""
+    cores, device = (recorded.where("sample")[0][name] for name in ("cores", "device"))
+    if device == "cpu":
+        return float(1e3 * cores / sum(_cpu_ms(recorded, stage) for stage in STAGES))
+    host = 1e3 * cores / sum(_cpu_ms(recorded, stage) for stage in STAGES if stage != "embed")
+    return float(min(host, _rate(recorded, "encoder")))
+
+
+def metrics(recorded: Recorded) -> Metrics:
+    bulk, bare, ideal = _rate(recorded, "import"), _rate(recorded, "encoder"), _ideal(recorded)
+    derived: dict[str, float | Unmeasured] = {
+        "bulk_per_second": bulk,
+        "encoder_per_second": bare,
+        "ideal_per_second": ideal,
+        "bulk_over_encoder": bulk / bare,
+        "bulk_over_ideal": bulk / ideal,
+        "times_real_time": median(row["audio_seconds"] / row["seconds"] for row in recorded.where("import")),
+    }
+    derived |= {f"{stage}_cpu_ms": _cpu_ms(recorded, stage) for stage in STAGES}
+    count = recorded.where("import")[0]["recordings"]
+    if count < ENOUGH:
+        derived["bulk_over_ideal"] = Unmeasured(
+            f"{count} recordings: the start of the processes weighs too much"
+        )
+    return derived
+
+
+def tables(recorded: Recorded) -> list[Table]:
+    derived, (sample,) = metrics(recorded), recorded.where("sample")
+    lines: list[tuple[object, ...]] = []
+    for stage in STAGES:
+        cpu = _cpu_ms(recorded, stage)
+        wall = 1e3 * median(r["seconds"] / r["recordings"] for r in recorded.where("stage", stage=stage))
+        lines.append((stage, cpu, wall, 1e3 / wall))
+    total = sum(_cpu_ms(recorded, stage) for stage in STAGES)
+    lines.append(("all four", total, None, 1e3 / total))
+    first = recorded.where("import")[0]
+    rates = [
+        ("bulk enrollment", derived["bulk_per_second"]),
+        ("the stages, no core ever idle", derived["ideal_per_second"]),
+        ("bare encoder, all cores", derived["encoder_per_second"]),
+    ]
+    return [
+        Table(
+            "Stages of bulk enrollment, each alone on one core",
+            ("stage", "CPU ms per recording", "ms per recording", "recordings/s"),
+            lines,
+            f"{sample['recordings']} recordings, median of the rounds.",
+        ),
+        Table(
+            "Rates on this machine",
+            ("what", "recordings/s", "bulk beside it"),
+            [
+                (name, rate, _rate(recorded, "import") / rate if isinstance(rate, float) else None)
+                for name, rate in rates
+            ],
+            f"{first['recordings']:,} recordings an import, {derived['times_real_time']:,.0f} times real time on"
+            f" {sample['cores']} cores, from the first call to the last commit.",
+        ),
+    ]
+
+
+def plot(recorded: Recorded, path: Path) -> None:
+    figure, (left, right) = new_figure(10.0, 4.2, 2, width_ratios=(2, 3))
+    for place, (stage, color) in enumerate(zip(STAGES, COLORS, strict=False)):
+        cpu = _cpu_ms(recorded, stage)
+        left.barh(-place, cpu, color=color, height=0.6)
+        left.annotate(f"{cpu:.3g}", (cpu, -place), (4, 0), textcoords="offset points", va="center", color=INK)
+    left.set_yticks([-place for place in range(len(STAGES))], STAGES)
+    left.margins(x=0.18)
+    left.set_xlabel("CPU milliseconds per recording")
+    left.set_title("Stages, each alone", loc="left", color=INK)
+    longest = max(recorded.values("seconds", "import"))
+    for number in recorded.distinct("round", "import"):
+        steps = recorded.where("imported", round=number)
+        end = recorded.where("import", round=number)[0]
+        right.plot(
+            [0.0, *(row["seconds"] for row in steps), end["seconds"]],
+            [0, *(row["recordings"] for row in steps), end["recordings"]],
+            color=COLORS[0],
+            linewidth=1.6,
+            alpha=0.8,
+            label="bulk enrollment" if number == 0 else None,
+        )
+    most = recorded.where("import")[0]["recordings"]
+    for label, rate, style, color in (
+        ("stages, no core idle", _ideal(recorded), "--", INK),
+        ("bare encoder", _rate(recorded, "encoder"), ":", COLORS[2]),
+    ):
+        end_time = min(longest, most / rate)
+        right.plot(
+            [0.0, end_time], [0.0, rate * end_time], style, color=color, label=f"{label}: {rate:.3g}/s"
+        )
+    right.set_xlabel("Seconds")
+    right.set_ylabel("Recordings enrolled")
+    right.set_title(f"Imports, {_rate(recorded, 'import'):.3g} recordings/s", loc="left", color=INK)
+    right.legend(frameon=False, loc="lower right")
+    footer(figure, where(recorded))
+    save(figure, path)
+
+
+BENCHMARK = Benchmark(
+    name="bulk",
+    summary="rate of bulk enrollment, beside the bare encoder's and beside the stages'",
+    options=BulkOptions,
+    measure=measure,
+    metrics=metrics,
+    tables=tables,
+    plot=plot,
+    bounds=(
+        Bound(
+            name="bulk beside its stages with no core idle",
+            metric="bulk_over_ideal",
+            at_least=0.9,
+            unit="x",
+            why="decoding, detection, embedding and commits overlap",
+        ),
+    ),
+    quick={"recordings": 60, "sample": 20, "rounds": 1},
+)
