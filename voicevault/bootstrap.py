@@ -72,6 +72,23 @@ def open_store(settings: Settings) -> Store:
     return store
 
 
+def upgrade_database(settings: Settings) -> tuple[str | None, str | None]:
+    """Brings the database to the schema of this release; returns its revision before and after.
+
+    Raises:
+        DatabaseUnavailableError, DatabaseBusyError, SettingsError.
+    """
+    store = Store(settings.resolved_database_url, lock_timeout=settings.lock_timeout)
+    try:
+        if store.url.get_backend_name() == "sqlite" and store.url.database:
+            Path(store.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        before = store.current_revision()
+        store.upgrade()
+        return before, store.current_revision()
+    finally:
+        store.close()
+
+
 def open_vault(target: str | Path | Settings | None = None) -> Vault:
     """A vault for a database URL, a home folder, settings, or (None) the environment.
 
