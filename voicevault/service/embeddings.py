@@ -1,0 +1,50 @@
+"""Embeddings without a gallery, and the models that make them."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from voicevault.errors import OverloadedError
+from voicevault.service import schemas
+from voicevault.service.dependencies import Channel, InferenceOf, VaultOf
+from voicevault.service.problems import AUDIO, VAULT, responses
+from voicevault.service.uploads import BODY
+
+router = APIRouter(prefix="/v1", tags=["embeddings"])
+
+
+@router.post(
+    "/embeddings",
+    summary="Embed a recording",
+    openapi_extra=BODY,
+    responses=responses(*VAULT, OverloadedError, *AUDIO),
+)
+async def embed(
+    request: Request, vault: VaultOf, inference: InferenceOf, channel: Channel = None
+) -> schemas.Embedding:
+    """The unit vector of the recording's speech. Nothing of it is kept."""
+    made = await inference.on_recording(
+        request, lambda recording: vault.embed(recording.data, channel=channel)
+    )
+    return schemas.Embedding(
+        model_id=made.model_id,
+        dim=len(made.vector),
+        vector=made.vector.tolist(),
+        quality=schemas.Quality.model_validate(made.quality),
+        source_sha256=made.source_sha256,
+        audio_sha256=made.audio_sha256,
+        timing=dict(made.timing),
+    )
+
+
+@router.get("/models", summary="List the models", responses=responses(*VAULT))
+def list_models(vault: VaultOf) -> schemas.Models:
+    """The models of this server, with their threshold tables."""
+    rows = vault.policy.thresholds if vault.policy is not None else ()
+    model = schemas.Model(
+        name=vault.encoder_name,
+        model_id=vault.model_id,
+        dim=vault.dim,
+        thresholds=[schemas.PolicyRow.model_validate(row, from_attributes=True) for row in rows],
+    )
+    return schemas.Models(models=[model])

@@ -1,0 +1,83 @@
+"""Runs the service until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from contextlib import suppress
+
+import uvicorn
+
+from voicevault.cores import available_cores
+from voicevault.errors import SettingsError
+from voicevault.service.app import create_app
+from voicevault.settings import Settings
+from voicevault.vault import Vault
+
+GRACE_SECONDS = 30
+"""How long requests under way may take to end when the server stops."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which says where it listens."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(f"voicevault listens on {address(self.servers[0].sockets[0])}", flush=True)
+
+
+def address(listener: socket.socket) -> str:
+    """The URL of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def make_server(vault: Vault, settings: Settings) -> Server:
+    """The server of an open vault, ready to run."""
+    config = uvicorn.Config(
+        create_app(vault, settings),
+        loop="uvloop" if os.name == "posix" else "asyncio",
+        http="httptools",
+        log_level="warning",
+        access_log=False,  # paths hold speaker ids
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    return Server(config)
+
+
+def serve(settings: Settings) -> None:
+    """Opens the vault, answers on `settings.host` and `settings.port` until SIGINT or SIGTERM, and closes the vault.
+
+    Raises:
+        SettingsError: It cannot listen there; and what `Vault.open` raises.
+    """
+    with listen(settings) as listener:
+        if settings.threads is None:
+            # Requests run side by side; threads of one inference would only fight with those of the others.
+            cores = available_cores()
+            settings = settings.changed(threads=max(1, cores // (settings.concurrency or cores)))
+        server = make_server(Vault.open(settings), settings)
+        # uvicorn raises the signal again when it has shut down; without a handler SIGTERM would then count as a crash.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A socket bound to the address of the settings. Raises SettingsError."""
+    try:
+        family, _, _, _, where = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(where[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsError(
+            f"Cannot listen on {settings.host} port {settings.port}: {error.strerror or error}."
+            " Set another VOICEVAULT_HOST or VOICEVAULT_PORT, or stop what listens there.",
+            host=settings.host,
+            port=settings.port,
+        ) from error
