@@ -16,6 +16,7 @@ from benchmarks.plots import COLORS, INK, footer, legend, log_axis, new_figure, 
 from benchmarks.report import where
 from benchmarks.rows import Recorded, Rows
 from benchmarks.timing import interleaved, latency, one_thread
+from benchmarks.workbench import synthetic_gallery
 from voicevault.types import Float32Array, VoiceIndex
 
 if TYPE_CHECKING:
@@ -34,13 +35,6 @@ class SearchOptions(Options):
     k: int = option(5, "candidates asked for")
     rounds: int = option(100, "timed searches per contender and size")
     batch: int = option(64, "probes of one batched search")
-
-
-def synthetic_gallery(size: int, dim: int, seed: int) -> Float32Array:
-    """Unit vectors float32 [size, dim] in random directions: a scan's time does not depend on them."""
-    vectors = np.random.default_rng(seed).standard_normal((size, dim), dtype=np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors
 
 
 def make_index(vectors: Float32Array) -> VoiceIndex:

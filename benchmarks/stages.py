@@ -14,22 +14,25 @@ from benchmarks.benchmark import Benchmark, Bound, Metrics, Options, Table, Unme
 from benchmarks.plots import COLORS, INK, footer, log_axis, new_figure, save
 from benchmarks.report import where
 from benchmarks.rows import Recorded, Rows
-from benchmarks.search import make_index, synthetic_gallery
+from benchmarks.search import make_index
 from benchmarks.timing import interleaved, latency, one_thread
 from benchmarks.workbench import (
     FORMATS,
     by_speaker,
     encode_audio,
+    fill_gallery,
     find_recordings,
+    open_database,
     speech_clip,
+    synthetic_gallery,
     temporary_settings,
 )
 from voicevault.types import Embedding, Float32Array, Quality
+from voicevault.vault import DEFAULT_COLLECTION
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from voicevault.settings import Settings
     from voicevault.store import Store
     from voicevault.vault import Vault
 
@@ -39,7 +42,6 @@ DECODE, SPEECH, EMBED, SEARCH, SQL, WHOLE = "decode", "speech", "embed", "search
 STAGES = (DECODE, SPEECH, EMBED, SEARCH, SQL, WHOLE)
 POSITION, NAMES = "position of the collection", "names of 5 candidates"
 IDENTIFY = f"identify, WAV, {SHORT:g} s"
-COLLECTION = "default"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +57,11 @@ def measure(options: StagesOptions, rows: Rows, progress: Progress) -> None:
     task = progress.add_task("preparing", total=None)
     with temporary_settings(options, rows.path) as settings, Vault.open(settings) as vault:
         clips = {seconds: speech_clip(vault.pipeline, speakers[0], seconds) for seconds in (SHORT, LONG)}
-        fill(settings, vault, options.gallery, options.seed)
+        fill_gallery(settings, vault, options.gallery, options.seed)
         vault.enroll("own", encode_audio(clips[LONG], "WAV"))
         calls = _audio_stages(vault, clips) | _answers(vault, encode_audio(clips[SHORT], "WAV"))
         vectors = synthetic_gallery(options.gallery, vault.dim, options.seed)
-        with closing(make_index(vectors)) as index, _store(settings) as store:
+        with closing(make_index(vectors)) as index, open_database(settings) as store:
             calls[SEARCH, f"{options.gallery:,} speakers"] = partial(index.search, vectors[:1], 5)
             calls |= _queries(store, vault, vectors[0])
             named = {"\t".join(names): call for names, call in calls.items()}
@@ -70,12 +72,6 @@ def measure(options: StagesOptions, rows: Rows, progress: Progress) -> None:
                 ):
                     stage, case = sample.name.split("\t")
                     rows.append("stage", stage=stage, case=case, seconds=sample.wall, cpu=sample.cpu)
-
-
-def _store(settings: Settings) -> closing[Store]:
-    from voicevault.bootstrap import open_store
-
-    return closing(open_store(settings))
 
 
 def _audio_stages(
@@ -98,18 +94,20 @@ def _audio_stages(
 
 def _queries(store: Store, vault: Vault, vector: Float32Array) -> dict[tuple[str, str], Callable[[], object]]:
     """The database's part: what an identification, a verification and an enrollment ask of it."""
-    keys = store.snapshot(COLLECTION)[1][:5].tolist()
+    keys = store.snapshot(DEFAULT_COLLECTION)[1][:5].tolist()
     number = count()
 
     def commit() -> object:
         sha = f"{next(number):064x}"
         quality = Quality(SHORT, SHORT, -20.0, 0.0, None)
-        return store.add_enrollment(COLLECTION, "grows", Embedding(vector, vault.model_id, quality, sha, sha))
+        return store.add_enrollment(
+            DEFAULT_COLLECTION, "grows", Embedding(vector, vault.model_id, quality, sha, sha)
+        )
 
     return {
-        (SQL, POSITION): partial(store.position, COLLECTION),
-        (SQL, NAMES): partial(store.names_of, COLLECTION, keys),
-        (SQL, "one voiceprint"): partial(store.voiceprint, COLLECTION, "own"),
+        (SQL, POSITION): partial(store.position, DEFAULT_COLLECTION),
+        (SQL, NAMES): partial(store.names_of, DEFAULT_COLLECTION, keys),
+        (SQL, "one voiceprint"): partial(store.voiceprint, DEFAULT_COLLECTION, "own"),
         (SQL, "commit of an enrollment"): commit,
     }
 
@@ -119,24 +117,6 @@ def _answers(vault: Vault, file: bytes) -> dict[tuple[str, str], Callable[[], ob
         (WHOLE, IDENTIFY): partial(vault.identify, file, threshold=0.5),
         (WHOLE, f"verify, WAV, {SHORT:g} s"): partial(vault.verify, "own", file, threshold=0.5),
     }
-
-
-def fill(settings: Settings, vault: Vault, speakers: int, seed: int) -> None:
-    """Puts synthetic voiceprints into the collection, one speaker each."""
-    from voicevault.store import NewEnrollment
-
-    vectors = synthetic_gallery(speakers, vault.dim, seed)
-    quality = Quality(SHORT, SHORT, -20.0, 0.0, None)
-    with _store(settings) as store:
-        for start in range(0, speakers, 1_000):
-            batch = [
-                NewEnrollment(
-                    f"speaker-{place}",
-                    Embedding(vectors[place], vault.model_id, quality, f"f{place:063x}", f"f{place:063x}"),
-                )
-                for place in range(start, min(start + 1_000, speakers))
-            ]
-            store.add_enrollments(COLLECTION, batch)
 
 
 def _key(stage: str, case: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ from voicevault.types import SAMPLE_RATE, Float32Array, ManifestRow
 if TYPE_CHECKING:
     from voicevault.embedding import EmbeddingPipeline
     from voicevault.settings import Settings
+    from voicevault.store import Store
+    from voicevault.vault import Vault
 
 
 def model_path(options: Options) -> Path:
@@ -77,6 +79,40 @@ def temporary_settings(options: Options, beside: Path, **changes: Any) -> Iterat
             model=str(model_path(options).absolute()),
             **changes,
         )
+
+
+def open_database(settings: Settings) -> closing[Store]:
+    """The database of a vault, for what a vault does not show."""
+    from voicevault.bootstrap import open_store
+
+    return closing(open_store(settings))
+
+
+def synthetic_gallery(size: int, dim: int, seed: int) -> Float32Array:
+    """Unit vectors float32 [size, dim] in random directions: a scan's time does not depend on them."""
+    vectors = np.random.default_rng(seed).standard_normal((size, dim), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+def fill_gallery(settings: Settings, vault: Vault, speakers: int, seed: int) -> None:
+    """Puts synthetic voiceprints into the collection, one speaker each."""
+    from voicevault.store import NewEnrollment
+    from voicevault.types import Embedding, Quality
+    from voicevault.vault import DEFAULT_COLLECTION
+
+    vectors = synthetic_gallery(speakers, vault.dim, seed)
+    quality = Quality(3.0, 3.0, -20.0, 0.0, None)
+    with open_database(settings) as store:
+        for start in range(0, speakers, 1_000):
+            batch = [
+                NewEnrollment(
+                    f"speaker-{place}",
+                    Embedding(vectors[place], vault.model_id, quality, f"f{place:063x}", f"f{place:063x}"),
+                )
+                for place in range(start, min(start + 1_000, speakers))
+            ]
+            store.add_enrollments(DEFAULT_COLLECTION, batch)
 
 
 def speech_clip(pipeline: EmbeddingPipeline, rows: Sequence[ManifestRow], seconds: float) -> Float32Array:
