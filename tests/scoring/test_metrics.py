@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import roc_curve
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support, roc_curve
 
 from voicevault.errors import RequestError
-from voicevault.scoring.metrics import det_curve, equal_error_rate, min_dcf
+from voicevault.scoring.metrics import (
+    CostPoint,
+    act_dcf,
+    decision_curves,
+    det_curve,
+    equal_error_rate,
+    error_rates,
+    min_dcf,
+    min_dcf_point,
+)
 
 Trials = list[tuple[int, bool]]
 # Few distinct scores, so that ties within and across the classes are the rule.
@@ -99,3 +108,49 @@ def test_trials_without_a_rate_are_refused(scores: list[float], labels: list[int
 def test_costs_out_of_range_are_refused(costs: dict[str, float]) -> None:
     with pytest.raises(RequestError):
         min_dcf([0.1, 0.2], [0, 1], **costs)
+
+
+@given(trials, st.floats(0.01, 0.99), st.floats(0.1, 10), st.floats(0.1, 10))
+def test_the_actual_cost_is_that_of_the_bayes_decision(
+    rows: Trials, p_target: float, c_miss: float, c_fa: float
+) -> None:
+    llrs, labels = split(rows)
+    point = CostPoint(p_target, c_miss, c_fa)
+    cost = 0.0
+    for llr, label in zip(llrs * 6, labels, strict=True):
+        accept = c_fa * (1 - p_target) <= c_miss * p_target * np.exp(llr) * (1 + 1e-12)
+        if label and not accept:
+            cost += c_miss * p_target / labels.sum()
+        elif accept and not label:
+            cost += c_fa * (1 - p_target) / (~labels).sum()
+    expected = cost / min(c_miss * p_target, c_fa * (1 - p_target))
+    assert act_dcf(llrs * 6, labels, point) == pytest.approx(expected)
+    assert (
+        act_dcf(llrs * 6, labels, point)
+        >= min_dcf(llrs, labels, p_target=p_target, c_miss=c_miss, c_fa=c_fa) - 1e-9
+    )
+
+
+@given(trials)
+@settings(max_examples=25)
+def test_decision_curves_are_those_of_scikit_learn(rows: Trials) -> None:
+    scores, labels = split(rows)
+    curves = decision_curves(scores, labels)
+    for i, threshold in enumerate(curves.thresholds):
+        said = scores >= threshold
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            labels, said, average="binary", zero_division=0.0
+        )
+        expected = (precision, recall, f1, accuracy_score(labels, said))
+        found = (curves.precision[i], curves.recall[i], curves.f1[i], curves.accuracy[i])
+        assert found == pytest.approx(expected)
+        assert error_rates(scores, labels, threshold) == pytest.approx((curves.fmr[i], curves.fnmr[i]))
+
+
+@given(trials, st.floats(0.001, 0.999))
+def test_the_threshold_of_the_minimal_cost_has_that_cost(rows: Trials, p_target: float) -> None:
+    scores, labels = split(rows)
+    point = CostPoint(p_target)
+    cost, threshold = min_dcf_point(scores, labels, point)
+    fmr, fnmr = error_rates(scores, labels, threshold)
+    assert float(point.cost(np.array(fmr), np.array(fnmr))) == pytest.approx(cost)

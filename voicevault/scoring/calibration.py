@@ -45,15 +45,15 @@ def min_cllr(scores: ArrayLike, labels: ArrayLike) -> float:
     Raises:
         RequestError: See `metrics.check_trials`.
     """
-    from sklearn.isotonic import IsotonicRegression
+    from sklearn.isotonic import isotonic_regression
 
     values, genuine = check_trials(scores, labels)
     # Each class weighs a half, so the posterior is the LLR's own and equal scores share one.
     weights = np.where(genuine, 0.5 / genuine.sum(), 0.5 / (~genuine).sum())
-    distinct, block = np.unique(values, return_inverse=True)
+    block = np.unique(values, return_inverse=True)[1]
     mass = np.bincount(block, weights)
     share = np.bincount(block, weights * genuine) / mass
-    posterior = IsotonicRegression(y_min=0.0, y_max=1.0).fit_transform(distinct, share, mass)[block]
+    posterior = np.clip(isotonic_regression(share, sample_weight=mass), 0.0, 1.0)[block]
     with np.errstate(divide="ignore"):
         llrs = np.log(posterior) - np.log1p(-posterior)
     return _cllr(llrs[genuine], llrs[~genuine])
