@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.benchmark import Benchmark, Bound, Metrics, Options, Table, Unmeasured, option
-from benchmarks.report import where
 from benchmarks.rows import Recorded, Rows
 from benchmarks.workbench import bundled_voices, model_path
 from voicevault.errors import RequestError
@@ -31,7 +30,7 @@ class AccuracyOptions(Options):
     audio_root: Path | None = option(
         None, "folder that the list's paths start from (default: the list's own)"
     )
-    most: int = option(0, "at most so many recordings of the voices, evenly chosen; 0 takes all")
+    most: int = option(0, "at most so many recordings of the voices, evenly chosen; 0 takes all", least=0)
     device: str = option("cpu", "where the model runs")
 
 

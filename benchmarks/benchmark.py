@@ -9,25 +9,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.rows import Recorded, Rows
+from voicevault.errors import RequestError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 
-def option(default: Any, help: str) -> Any:
-    """A field of an options class: its default, and what ``--help`` says. A tuple takes several values."""
-    return field(default=default, metadata={"help": help})
+def option(default: Any, help: str, *, least: float = 1) -> Any:
+    """A field of an options class: its default, what ``--help`` says, and the least number it may be.
+
+    A tuple takes several values.
+    """
+    return field(default=default, metadata={"help": help, "least": least})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What every benchmark can be told; each has a subclass with options of its own."""
+    """What every benchmark can be told; each has a subclass with options of its own.
+
+    Raises:
+        RequestError: A number is too small, or there is none where several are taken.
+    """
 
     model: str = option("default", "model folder, or the name of an installed model")
     voices: Path | None = option(
         None, "recordings to measure with: a folder speaker/recording or a manifest (default: bundled voices)"
     )
-    seed: int = option(0, "seed of everything that is drawn at random")
+    seed: int = option(0, "seed of everything that is drawn at random", least=0)
+
+    def __post_init__(self) -> None:
+        for one in dataclasses.fields(self):
+            value, least = getattr(self, one.name), one.metadata["least"]
+            numbers = value if isinstance(value, tuple) else (value,)
+            if not numbers or any(isinstance(n, int | float) and not n >= least for n in numbers):
+                flag = one.name.replace("_", "-")
+                raise RequestError(f"--{flag} must be {least:g} or more.", option=one.name, least=least)
 
 
 @dataclass(frozen=True, slots=True)

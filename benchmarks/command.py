@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs what the arguments ask for and returns the exit status.
 
     0: done, and with ``--gate`` every bound holds. 1: ``--gate``, and one does not. 2: the arguments are
-    wrong. Others: the exit code of the error (`voicevault.errors`).
+    wrong. 130: interrupted. Others: the exit code of the error (`voicevault.errors`).
     """
     names = []
     for argument in arguments:
@@ -45,6 +45,9 @@ def main(arguments: Sequence[str]) -> int:
     except VoicevaultError as error:
         print(f"benchmarks: {error.message}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("benchmarks: interrupted; the rows so far are kept", file=sys.stderr)
+        return 130
 
 
 def _run(names: Sequence[str], arguments: Sequence[str]) -> int:

@@ -50,7 +50,7 @@ class HttpOptions(Options):
     requests: int = option(100, "requests per series")
     rounds: int = option(3, "series of each operation and number of clients")
     gallery: int = option(1_000, "speakers in the gallery beside those who ask")
-    seconds: float = option(3.0, "seconds of speech in a request")
+    seconds: float = option(3.0, "seconds of speech in a request", least=0.5)
     format: str = option("WAV", f"format of the recordings that are sent: {', '.join(FORMATS)}")
 
 

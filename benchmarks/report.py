@@ -95,7 +95,7 @@ def where(recorded: Recorded) -> str:
     if run["quick"]:
         parts += " · quick run: too few repeats to judge by"
     if machine["load"] > BUSY:
-        parts += f" · the machine was busy (load {machine['load']:g}): times are too long"
+        parts += f" · busy before the run (load {machine['load']:g}): judge no times by it"
     return parts
 
 

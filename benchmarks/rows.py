@@ -19,13 +19,19 @@ class Rows:
     Args:
         path: The file; its folder is made. It must not exist.
         run: What is true of the whole run: benchmark, run id, options, machine, model.
+
+    Raises:
+        RequestError: The file cannot be made.
     """
 
     def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._id = run["run"]
-        self._file = path.open("x", encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("x", encoding="utf-8")
+        except OSError as error:
+            raise RequestError(f"{path} cannot be written: {error}.", path=str(path)) from error
         self._write({"kind": "run", "format": FORMAT, **run})
 
     def append(self, kind: str, **fields: Any) -> None:

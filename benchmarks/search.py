@@ -31,10 +31,10 @@ JUDGED = 100_000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions(Options):
     sizes: tuple[int, ...] = option((1_000, 3_000, 10_000, 30_000, 100_000), "speakers in the gallery")
-    dim: int = option(192, "dimensions of a voiceprint")
+    dim: int = option(192, "dimensions of a voiceprint", least=2)
     k: int = option(5, "candidates asked for")
     rounds: int = option(100, "timed searches per contender and size")
-    batch: int = option(64, "probes of one batched search")
+    batch: int = option(64, "probes of one batched search", least=2)
 
 
 def make_index(vectors: Float32Array) -> VoiceIndex:
