@@ -147,16 +147,13 @@ def _row(path: Path, line: int, record: Mapping[str, Any], root: Path) -> Manife
         tags = tags.replace(";", ",").split(",")
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         _fail(path, line, "tags is not a list of texts")
-    given = record.get("attributes", {}) if isinstance(record.get("attributes"), dict) else {}
-    rest = {
-        key: value
-        for key, value in record.items()
-        if key not in _KNOWN and value not in (None, "") and not (key == "attributes" and given)
-    }
+    nested = record.get("attributes")
+    known = (*_KNOWN, "attributes") if isinstance(nested, dict) else _KNOWN
+    rest = {key: value for key, value in record.items() if key not in known and value not in (None, "")}
     return ManifestRow(
         path=root / texts["path"],
         speaker=texts["speaker"],
         name=texts["name"] or None,
         tags=tuple(sorted({tag.strip() for tag in tags if tag.strip()})),
-        attributes={**rest, **given},
+        attributes={**rest, **(nested if isinstance(nested, dict) else {})},
     )
