@@ -1,7 +1,8 @@
-"""A model on disk: a folder with ``config.json`` and ``model.safetensors``, both required, nothing that can run code.
+"""A model on disk: a folder with ``config.json`` and its weights, both required, nothing that can run code.
 
-``policy.json`` (thresholds), ``cohort.safetensors`` and ``MODEL_CARD.md`` may stand beside them; they are no part of `model_id`,
-so that retuning a threshold orphans no collection.
+The weights are ``model.safetensors``, or ``model.onnx`` for a network that came as ONNX. ``policy.json`` (thresholds),
+``cohort.safetensors`` and ``MODEL_CARD.md`` may stand beside them; they are no part of `model_id`, so that retuning a threshold
+orphans no collection.
 """
 
 from __future__ import annotations
@@ -9,42 +10,44 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from voicevault.encoder.ecapa import EcapaConfig, EcapaTdnn
-from voicevault.encoder.frontend import FrontendConfig, LogMel
+from voicevault.encoder.architectures import ModelConfig, build_frontend, build_network
+from voicevault.encoder.onnx import OnnxNetwork
 from voicevault.errors import CheckpointError
 
-T = TypeVar("T")
 FORMAT = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+ONNX_FILE = "model.onnx"
+CONFIG_BYTES = 1 << 20
+"""A config.json is far below this."""
 
-
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """Everything that, with the weights, says what a model computes."""
-
-    name: str
-    frontend: FrontendConfig
-    architecture: EcapaConfig
+__all__ = ["ModelConfig", "SpeakerModel", "fit_weights", "load_checkpoint", "model_id", "save_checkpoint"]
 
 
 class SpeakerModel(nn.Module):
-    """Waveforms [b, n] and lengths -> embeddings float32 [b, d], not normalised."""
+    """Waveforms [b, n] and lengths int64 [b] -> embeddings float32 [b, d], not normalised.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Zeros must stand behind the shorter items; `lengths` is None where there are none.
+    """
+
+    def __init__(self, config: ModelConfig, network: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
-        self.frontend = LogMel(config.frontend)
-        self.network = EcapaTdnn(config.architecture)
+        self.frontend: Any = build_frontend(config.frontend)
+        self.network: Any = build_network(config.architecture) if network is None else network
+
+    @property
+    def minimum_samples(self) -> int:
+        """The shortest waveform that can be embedded."""
+        return int(self.frontend.minimum_samples(self.config.architecture.minimum_frames()))
 
     def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> Tensor:
         features, counts = self.frontend(waveforms, lengths)
@@ -55,11 +58,7 @@ class SpeakerModel(nn.Module):
 def model_id(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
     """32 hex digits of the SHA-256 over the weights (as float32), the architecture and the front-end."""
     digest = hashlib.sha256()
-    digest.update(
-        json.dumps(
-            {"frontend": asdict(config.frontend), "ecapa": asdict(config.architecture)}, sort_keys=True
-        ).encode()
-    )
+    digest.update(json.dumps(config.identity(), sort_keys=True).encode())
     for name in sorted(weights):
         tensor = weights[name].detach().to(torch.float32).contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -67,29 +66,42 @@ def model_id(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _network_weights(model: SpeakerModel) -> dict[str, Tensor]:
+def _is_counter(name: str) -> bool:
     # Batch norm counts its batches; inference does not read the counters.
-    state = model.network.state_dict()
-    return {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    return name.endswith("num_batches_tracked")
+
+
+def _network_weights(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in network.state_dict().items() if not _is_counter(name)}
 
 
 def save_checkpoint(model: SpeakerModel, folder: Path, *, half: bool = False) -> str:
-    """Writes the folder and returns the model_id. With `half` the weights are rounded to float16 first."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes the folder and returns the model_id. With `half` the weights are rounded to float16 first.
+
+    Raises:
+        CheckpointError: A weight is not finite, or beyond float16's range with `half`; nothing is written.
+    """
     kind = torch.float16 if half else torch.float32
     weights = {
-        name: value.detach().cpu().to(kind).contiguous() for name, value in _network_weights(model).items()
+        name: value.detach().cpu().to(kind).contiguous()
+        for name, value in _network_weights(model.network).items()
     }
-    identity = model_id(model.config, weights)
+    if broken := [name for name, value in weights.items() if not torch.isfinite(value).all()]:
+        raise CheckpointError(
+            f"these weights are not finite{' in float16' if half else ''}: {', '.join(broken[:12])}",
+            differences=broken,
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / WEIGHTS_FILE)
-    config = {
-        "format": FORMAT,
-        "name": model.config.name,
-        "model_id": identity,
-        "frontend": asdict(model.config.frontend),
-        "architecture": {"type": "ecapa-tdnn", **asdict(model.config.architecture)},
-    }
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return write_config(model.config, folder, weights)
+
+
+def write_config(config: ModelConfig, folder: Path, weights: Mapping[str, Tensor]) -> str:
+    """Writes config.json for the weights beside it, and returns the model_id."""
+    identity = model_id(config, weights)
+    values = config.to_json()
+    values = {"format": FORMAT, "name": values.pop("name"), "model_id": identity, **values}
+    (folder / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     return identity
 
 
@@ -99,79 +111,91 @@ def load_checkpoint(folder: Path) -> tuple[SpeakerModel, str]:
     Raises:
         CheckpointError: A file is missing, unreadable or does not fit; the message lists keys and shapes that differ.
     """
-    config = _read_config(folder)
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} has no {WEIGHTS_FILE}; a model folder needs {CONFIG_FILE} and {WEIGHTS_FILE}"
-        )
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); copy the model folder again") from error
+    config = read_config(folder)
     parsed = parse_config(config, folder)
-    model = SpeakerModel(parsed)
-    expected = _network_weights(model)
-    differences = [
-        f"missing: {k} {tuple(expected[k].shape)}" for k in sorted(expected.keys() - weights.keys())
-    ]
-    differences += [
-        f"unexpected: {k} {tuple(weights[k].shape)}" for k in sorted(weights.keys() - expected.keys())
-    ]
-    differences += [
-        f"shape of {k}: {tuple(weights[k].shape)}, expected {tuple(expected[k].shape)}"
-        for k in sorted(weights.keys() & expected.keys())
-        if weights[k].shape != expected[k].shape
-    ]
-    if differences:
-        shown = "; ".join(differences[:12]) + (
-            f"; and {len(differences) - 12} more" if len(differences) > 12 else ""
-        )
-        raise CheckpointError(
-            f"the weights in {folder} do not fit its {CONFIG_FILE}: {shown}", differences=differences
-        )
+    try:
+        with torch.device(
+            "meta"
+        ):  # what the config promises costs nothing before the weights are seen to fit
+            network = build_network(parsed.architecture)
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE} describes no network: {error}") from error
+    weights: dict[str, Tensor] = {}
+    if isinstance(network, OnnxNetwork):
+        network.open(_present(folder, ONNX_FILE))
+    else:
+        path = _present(folder, WEIGHTS_FILE)
+        try:
+            weights = load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read ({error}); copy the model folder again") from error
+        fit_weights(network, weights, f"the weights in {folder}", CONFIG_FILE)
     identity = model_id(parsed, weights)
-    if config.get("model_id") not in (None, identity):
+    if identity != config.get("model_id"):
         raise CheckpointError(
-            f"{path} is not the file that {CONFIG_FILE} was written with (model_id {identity}, "
-            f"expected {config['model_id']}); copy the model folder again"
+            f"the weights in {folder} are not those that {CONFIG_FILE} was written with (model_id {identity}, "
+            f"expected {config.get('model_id')}); copy the model folder again"
         )
-    counters = {k: v for k, v in model.network.state_dict().items() if k.endswith("num_batches_tracked")}
-    model.network.load_state_dict({k: v.float() for k, v in weights.items()} | counters, strict=True)
-    return model.eval(), identity
+    return SpeakerModel(parsed, network).eval(), identity
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def fit_weights(network: nn.Module, weights: Mapping[str, Tensor], given: str, wanted: str) -> None:
+    """Loads the weights into a network on the meta device, in float32. Counters of batch norm may be absent.
+
+    Raises:
+        CheckpointError: `given` lacks keys that `wanted` needs, has others, or has other shapes or types.
+    """
+    expected, found = _network_weights(network), {k: v for k, v in weights.items() if not _is_counter(k)}
+    differences = [f"missing: {k} {tuple(v.shape)}" for k, v in sorted(expected.items()) if k not in found]
+    differences += [
+        f"unexpected: {k} {tuple(v.shape)}" for k, v in sorted(found.items()) if k not in expected
+    ]
+    for key in sorted(expected.keys() & found.keys()):
+        value = found[key]
+        if value.shape != expected[key].shape:
+            differences.append(f"shape of {key}: {tuple(value.shape)}, expected {tuple(expected[key].shape)}")
+        elif not value.is_floating_point():
+            differences.append(f"type of {key}: {value.dtype}, expected floating point")
+        elif not torch.isfinite(value).all():
+            differences.append(f"not finite: {key}")
+    if differences:
+        shown = "; ".join(differences[:12])
+        if len(differences) > 12:
+            shown += f"; and {len(differences) - 12} more"
+        raise CheckpointError(f"{given} do not fit {wanted}: {shown}", differences=differences)
+    counters = {
+        k: torch.zeros(v.shape, dtype=v.dtype) for k, v in network.state_dict().items() if _is_counter(k)
+    }
+    network.load_state_dict({k: v.float() for k, v in found.items()} | counters, strict=True, assign=True)
+
+
+def _present(folder: Path, name: str) -> Path:
+    if not (folder / name).is_file():
+        raise CheckpointError(f"{folder} has no {name}; a model folder needs it beside {CONFIG_FILE}")
+    return folder / name
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json as it stands, of a format that this release knows. Raises CheckpointError."""
     path = folder / CONFIG_FILE
     try:
+        if path.stat().st_size > CONFIG_BYTES:
+            raise CheckpointError(f"{path} is larger than {CONFIG_BYTES} bytes; it is no model's")
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} has no {CONFIG_FILE}; is it a model folder?") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not of format {FORMAT}; it was written by another release")
+        raise CheckpointError(
+            f"{path} is not of format {FORMAT}; it was written by another release, or is no model's"
+        )
     return config
 
 
 def parse_config(config: Mapping[str, Any], folder: Path) -> ModelConfig:
     """Strict: an unknown or missing key raises CheckpointError."""
-    architecture = dict(config.get("architecture", {}))
-    if architecture.pop("type", None) != "ecapa-tdnn":
-        raise CheckpointError(
-            f"{folder}: the architecture is not 'ecapa-tdnn', the one that this release runs"
-        )
-    return ModelConfig(
-        str(config.get("name", folder.name)),
-        _strict(FrontendConfig, config.get("frontend", {}), folder),
-        _strict(EcapaConfig, architecture, folder),
-    )
-
-
-def _strict(cls: type[T], values: Mapping[str, Any], folder: Path) -> T:
-    names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    if wrong := sorted(names ^ values.keys()):
-        raise CheckpointError(
-            f"{folder}/{CONFIG_FILE}: {cls.__name__} has missing or unknown keys: {', '.join(wrong)}"
-        )
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    try:
+        return ModelConfig.from_json(config)
+    except ValueError as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE}: {error}") from error

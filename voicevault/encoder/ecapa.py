@@ -19,7 +19,11 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, slots=True)
 class EcapaConfig:
-    """Architecture, flat. `channels` is the width C of the paper; `stride` the time stride of the first layer."""
+    """Architecture, flat. `channels` is the width C of the paper; `stride` the time stride of the first layer.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
 
     bins: int = 80
     channels: int = 512
@@ -32,10 +36,32 @@ class EcapaConfig:
     se_channels: int = 128
     attention_channels: int = 128
 
+    def __post_init__(self) -> None:
+        for name, high in (
+            ("bins", 512),
+            ("channels", 8192),
+            ("aggregate", 32768),
+            ("embedding", 4096),
+            ("stride", 8),
+            ("res2net_scale", 64),
+            ("se_channels", 8192),
+            ("attention_channels", 8192),
+        ):
+            if not 1 <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must be in 1 to {high}, not {getattr(self, name)!r}")
+        if self.channels % self.res2net_scale:
+            raise ValueError(f"channels must be a multiple of res2net_scale, not {self.channels}")
+        if not 2 <= len(self.kernels) == len(self.dilations) <= 16:
+            raise ValueError("kernels and dilations need one value for each of 2 to 16 layers")
+        if any(k not in range(1, 32, 2) for k in self.kernels) or any(
+            d not in range(1, 33) for d in self.dilations
+        ):
+            raise ValueError("kernels must be odd and below 32, dilations in 1 to 32")
+
     def minimum_frames(self) -> int:
         """The shortest input: reflection at an end needs more frames than it pads."""
         reach = max(d * (k - 1) // 2 for k, d in zip(self.kernels[1:], self.dilations[1:], strict=True))
-        return max(self.stride * (reach + 1), self.kernels[0] // 2 + 1)
+        return max(self.stride * (reach + 1), self.dilations[0] * (self.kernels[0] // 2) + 1)
 
 
 class Spans:
@@ -51,8 +77,7 @@ class Spans:
     def strided(self, stride: int) -> Spans:
         if stride == 1:
             return self
-        up = lambda n: (n + stride - 1) // stride  # noqa: E731
-        return Spans(up(self.counts), up(self.frames))
+        return Spans((self.counts + stride - 1) // stride, (self.frames + stride - 1) // stride)
 
     def reflect(self, x: Tensor, padding: int) -> Tensor:
         """[b, c, t] -> [b, c, t + 2 padding], each item mirrored at its own two ends."""
@@ -144,8 +169,9 @@ class SERes2NetBlock(nn.Module):
         self.se = SqueezeExcitation(channels, se_channels)
 
     def forward(self, x: Tensor, spans: Spans | None) -> Tensor:
-        out = self.tdnn2(self.res2net(self.tdnn1(x, spans), spans), spans)
-        return x + self.se(out, spans)
+        changed = self.tdnn2(self.res2net(self.tdnn1(x, spans), spans), spans)
+        out: Tensor = x + self.se(changed, spans)
+        return out
 
 
 class AttentiveStatistics(nn.Module):

@@ -5,13 +5,15 @@ Every frame is computed from its own samples alone, so padding behind a recordin
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from voicevault.encoder.config import LATER
 from voicevault.types import SAMPLE_RATE
+
+WINDOWS = ("povey", "hamming", "hann")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,13 @@ class FrontendConfig:
         low_hz, high_hz: Edges of the filter bank.
         preemphasis: Coefficient of the first-order high-pass, in [0, 1).
         normalise: Whether each recording's mean over time is subtracted from every bin.
+        scale: What samples in [-1, 1] are multiplied with. Kaldi works on 16-bit integers; only the energy floor
+            and the dither notice.
+        dither: Standard deviation of Kaldi's dither, in the units of the scaled samples. Its expected energy is
+            added instead of random numbers, so that a recording has one embedding.
+
+    Raises:
+        ValueError: A value is out of range.
     """
 
     bins: int = 80
@@ -35,6 +44,24 @@ class FrontendConfig:
     high_hz: float = 7600.0
     preemphasis: float = 0.97
     normalise: bool = True
+    scale: float = field(default=32768.0, metadata=LATER)
+    dither: float = field(default=0.0, metadata=LATER)
+
+    def __post_init__(self) -> None:
+        if self.window not in WINDOWS:
+            raise ValueError(f"unknown window {self.window!r}: choose {', '.join(WINDOWS)}")
+        for name, low, high in (
+            ("bins", 1, 512),
+            ("window_ms", 1.0, 1000.0),
+            ("hop_ms", 1.0, 1000.0),
+            ("low_hz", 0.0, SAMPLE_RATE / 2),
+            ("high_hz", self.low_hz + 1.0, SAMPLE_RATE / 2),
+            ("preemphasis", 0.0, 0.9999),
+            ("scale", 1e-6, 1e6),
+            ("dither", 0.0, 1e6),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must be in {low:g} to {high:g}, not {getattr(self, name)!r}")
 
 
 def mel_filters(bins: int, fft_size: int, low_hz: float, high_hz: float) -> Tensor:
@@ -42,8 +69,12 @@ def mel_filters(bins: int, fft_size: int, low_hz: float, high_hz: float) -> Tens
 
     Kaldi leaves the Nyquist bin out of every triangle; so does this.
     """
-    mel = lambda f: 1127.0 * torch.log1p(torch.as_tensor(f, dtype=torch.float64) / 700.0)  # noqa: E731
-    edges = torch.linspace(float(mel(low_hz)), float(mel(high_hz)), bins + 2, dtype=torch.float64)
+
+    def mel(hz: Tensor) -> Tensor:
+        return 1127.0 * torch.log1p(hz / 700.0)
+
+    low, high = mel(torch.tensor([low_hz, high_hz], dtype=torch.float64)).tolist()
+    edges = torch.linspace(low, high, bins + 2, dtype=torch.float64)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     points = mel(torch.arange(fft_size // 2, dtype=torch.float64) * SAMPLE_RATE / fft_size)[:, None]
     rising = (points - left) / (centre - left)
@@ -53,15 +84,17 @@ def mel_filters(bins: int, fft_size: int, low_hz: float, high_hz: float) -> Tens
 
 
 def make_window(name: str, length: int) -> Tensor:
-    """float32 [length], symmetric as Kaldi's. Raises ValueError for an unknown name."""
-    hann = torch.hann_window(length, periodic=False, dtype=torch.float64)
+    """float32 [length], symmetric as Kaldi's. Raises ValueError for an unknown name.
+
+    Computed in float32, as torchaudio does: in bins 60 dB below a frame's loudest, the rounding of the window shows.
+    """
     if name == "povey":
-        return hann.pow(0.85).float()
+        return torch.hann_window(length, periodic=False).pow(0.85)
     if name == "hann":
-        return hann.float()
+        return torch.hann_window(length, periodic=False)
     if name == "hamming":
-        return torch.hamming_window(length, periodic=False, dtype=torch.float64).float()
-    raise ValueError(f"unknown window {name!r}: choose povey, hamming or hann")
+        return torch.hamming_window(length, periodic=False, alpha=0.54, beta=0.46)
+    raise ValueError(f"unknown window {name!r}: choose {', '.join(WINDOWS)}")
 
 
 class LogMel(nn.Module):
@@ -72,6 +105,7 @@ class LogMel(nn.Module):
 
     window: Tensor
     filters: Tensor
+    dither: Tensor | None
 
     def __init__(self, config: FrontendConfig) -> None:
         super().__init__()
@@ -82,6 +116,20 @@ class LogMel(nn.Module):
         self.register_buffer("window", make_window(config.window, self.frame), persistent=False)
         filters = mel_filters(config.bins, self.fft_size, config.low_hz, config.high_hz)
         self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("dither", self._dither_power() if config.dither else None, persistent=False)
+
+    def _dither_power(self) -> Tensor:
+        """Expected power of the dither in each bin, float32 [fft_size / 2 + 1]: what each of a frame's samples adds to it."""
+        steps = torch.eye(self.frame, dtype=torch.float64) - 1.0 / self.frame
+        previous = torch.cat([steps[:1], steps[:-1]])
+        steps = (steps - self.config.preemphasis * previous) * self.window.double()[:, None]
+        power = torch.fft.rfft(steps, n=self.fft_size, dim=0).abs().square().sum(dim=1)
+        expected: Tensor = (self.config.dither**2 * power).float()
+        return expected
+
+    def minimum_samples(self, frames: int) -> int:
+        """The least number of samples that give that many frames."""
+        return self.frame + (frames - 1) * self.hop
 
     def frames(self, samples: int) -> int:
         """How many frames a recording of that many samples has."""
@@ -93,13 +141,14 @@ class LogMel(nn.Module):
         Returns:
             Features float32 [batch, bins, frames] and frame counts int64 [batch] (None where `lengths` was None).
         """
-        # Kaldi works on 16-bit integers; only the energy floor notices.
-        frames = (waveforms.float() * 32768.0).unfold(-1, self.frame, self.hop)
+        frames = (waveforms.float() * self.config.scale).unfold(-1, self.frame, self.hop)
         frames = frames - frames.mean(dim=-1, keepdim=True)
         if self.config.preemphasis:
             previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
             frames = frames - self.config.preemphasis * previous
         power = torch.fft.rfft(frames * self.window, n=self.fft_size).abs().square()
+        if self.dither is not None:
+            power = power + self.dither
         energies = (power @ self.filters).clamp(min=torch.finfo(torch.float32).eps).log()
         features = energies.transpose(1, 2)
         if lengths is None:
@@ -112,9 +161,3 @@ class LogMel(nn.Module):
             mean = (features * mask).sum(dim=-1, keepdim=True) / counts[:, None, None]
             features = features - mean
         return features * mask, counts
-
-
-def minimum_samples(config: FrontendConfig, frames: int) -> int:
-    """Samples that give at least that many frames."""
-    frame = math.ceil(SAMPLE_RATE * config.window_ms / 1000)
-    return frame + (frames - 1) * round(SAMPLE_RATE * config.hop_ms / 1000)
