@@ -54,12 +54,18 @@ def score_trials(
 
 def cosines(vectors: NDArray[np.float32], trials: Trials) -> NDArray[np.float64]:
     """float64 [n] in [-1, 1] of unit rows [recordings, d]."""
+    return cosines_between(vectors, vectors, trials)
+
+
+def cosines_between(
+    enroll: NDArray[np.float32], test: NDArray[np.float32], trials: Trials
+) -> NDArray[np.float64]:
+    """float64 [n]: `cosines` where the two sides of a trial were embedded under two conditions."""
     scores = np.empty(len(trials), dtype=np.float64)
     for start in range(0, len(trials), 65_536):  # bounds the memory of long lists
         part = slice(start, start + 65_536)
-        scores[part] = np.einsum(
-            "ij,ij->i", vectors[trials.enroll[part]], vectors[trials.test[part]], dtype=np.float64
-        )
+        sides = enroll[trials.enroll[part]], test[trials.test[part]]
+        scores[part] = np.einsum("ij,ij->i", *sides, dtype=np.float64)
     return np.clip(scores, -1.0, 1.0)
 
 

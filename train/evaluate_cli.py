@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -105,7 +104,7 @@ def tune(
     from train.evaluate import cosines
     from train.evaluate_embed import EmbeddingCache, load_pipeline, model_folder
     from train.trials import read_recordings
-    from train.tune import POLICY_FILE, describe_training, fit_policy, validation_recordings
+    from train.tune import POLICY_FILE, describe_training, fit_policy, manifest_digest, validation_recordings
     from voicevault.errors import RequestError
     from voicevault.scoring.plots import plot_histogram
 
@@ -119,10 +118,11 @@ def tune(
         whose = describe_training(config, corpora)
     else:
         assert manifest is not None
-        recordings, root = read_recordings(manifest), audio_root or manifest.parent
+        root = audio_root or (manifest if manifest.is_dir() else manifest.parent)
+        recordings = read_recordings(manifest, root)
         whose = {
             "speakers_from": manifest.name,
-            "manifest_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest(),
+            "manifest_sha256": manifest_digest(manifest),
         }
     pipeline = load_pipeline(model, threads=threads, device=device)
     folder = out or Path("runs/tune") / pipeline.encoder.model_id[:12]

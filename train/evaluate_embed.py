@@ -14,7 +14,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from rich.console import Console
@@ -28,28 +27,20 @@ from rich.progress import (
 )
 
 import voicevault
+from train.conditions import Condition, Length
 from train.trials import Recording
 from voicevault.audio import AudioLimits, SpeechDetector, decode
+from voicevault.audio.quality import measure
+from voicevault.cores import available_cores
 from voicevault.embedding import WHOLE_BELOW, EmbeddingPipeline, PreparedRecording, judge
 from voicevault.encoder import default_model_dir, load_encoder
 from voicevault.errors import AudioError, AudioNotFoundError, CorruptAudioError, ModelNotFoundError
-from voicevault.types import Float32Array, Waveform
+from voicevault.types import SAMPLE_RATE, Float32Array, Segment, Waveform
 
 CHUNK = 128
 """Recordings that are embedded together, and that wait decoded in memory meanwhile."""
 FEW = 16
 """Up to so many recordings, processes cost more than they save."""
-
-
-class Condition(Protocol):
-    """What is done to a recording before it is embedded; picklable."""
-
-    @property
-    def name(self) -> str: ...
-
-    def __call__(self, samples: Float32Array, seed: int) -> Float32Array:
-        """float32 [n], mono, 16 kHz -> the same as it would sound; draws depend on `seed` alone."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,7 +182,9 @@ def embed_recordings(
             " Check --audio-root.",
             missing=missing[:50],
         )
-    suffix = "" if condition is None else f":{condition.name}"
+    suffix = ""
+    if condition is not None:  # its name does not tell which noises there are
+        suffix = f":{condition.name}:{hashlib.sha256(repr(condition).encode()).hexdigest()[:8]}"
     hashes = {path: _sha256(audio_root / path) for path in {r.path for r in recordings}}
     tasks = [
         _Task(audio_root / r.path, r.part, condition, f"{hashes[r.path]}:{r.part[0]}/{r.part[1]}{suffix}")
@@ -237,7 +230,7 @@ def _prepared(
 ) -> Iterator[tuple[Sequence[_Task], list[PreparedRecording | AudioError]]]:
     """Chunks of tasks with what became of them; the next chunk is prepared while one is embedded."""
     chunks = [tasks[i : i + CHUNK] for i in range(0, len(tasks), CHUNK)]
-    count = max(1, (os.cpu_count() or 2) - 1) if workers is None else workers
+    count = max(1, available_cores() - 1) if workers is None else workers
     if count == 0 or len(tasks) <= FEW:
         for chunk in chunks:
             yield chunk, [_prepare(task, pipeline.detector, pipeline.limits) for task in chunk]
@@ -287,10 +280,17 @@ def _prepare(task: _Task, detector: SpeechDetector, limits: AudioLimits) -> Prep
     if n > 1:
         length = len(waveform.samples) // n
         waveform = _changed(waveform, waveform.samples[i * length : (i + 1) * length])
-    if task.condition is not None:
-        seed = int.from_bytes(hashlib.sha256(task.key.encode()).digest()[:8], "big")
-        waveform = _changed(waveform, task.condition(waveform.samples, seed))
-    return judge(waveform, detector)
+    if task.condition is None:
+        return judge(waveform, detector)
+    seed = int.from_bytes(hashlib.sha256(task.key.encode()).digest()[:8], "big")
+    if not isinstance(task.condition, Length):
+        return judge(_changed(waveform, task.condition(waveform.samples, seed)), detector)
+    judged = judge(waveform, detector)
+    if not judged.segments:
+        return judged
+    kept = task.condition(judged.speech, seed)
+    everywhere = (Segment(0.0, len(kept) / SAMPLE_RATE),)
+    return replace(judged, samples=kept, segments=everywhere, quality=measure(kept, everywhere))
 
 
 def _changed(waveform: Waveform, samples: Float32Array) -> Waveform:

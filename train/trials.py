@@ -11,10 +11,10 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from train.corpus import UNKNOWN
 from voicevault.errors import ManifestError
 from voicevault.types import Int64Array
 
-UNKNOWN = "-"
 _LABELS = {"1": True, "target": True, "true": True, "0": False, "nontarget": False, "false": False}
 
 
@@ -69,6 +69,11 @@ class Trials:
         names = [recording.speaker for recording in self.recordings]
         return [(names[a], names[b]) for a, b in zip(self.enroll.tolist(), self.test.tolist(), strict=True)]
 
+    def speaker_codes(self) -> Int64Array:
+        """The two speakers of each trial as numbers, int64 [n, 2]."""
+        codes = _codes(self.recordings, "speaker")
+        return np.stack([codes[self.enroll], codes[self.test]], axis=1)
+
     def column(self, field: str) -> NDArray[np.str_]:
         """That attribute of every recording, as str [recordings]."""
         return np.array([getattr(recording, field) for recording in self.recordings], dtype=np.str_)
@@ -122,8 +127,8 @@ def read_trials(path: Path, known: Mapping[str, Recording] | None = None) -> Tri
 
 def contradictions(trials: Trials) -> int:
     """How many trials have a label that their speakers contradict."""
-    speaker = np.unique(trials.column("speaker"), return_inverse=True)[1]
-    return int(((speaker[trials.enroll] == speaker[trials.test]) != trials.genuine).sum())
+    pairs = trials.speaker_codes()
+    return int(((pairs[:, 0] == pairs[:, 1]) != trials.genuine).sum())
 
 
 def all_pairs(
@@ -174,25 +179,37 @@ def all_pairs(
     return trials
 
 
-def read_recordings(manifest: Path) -> list[Recording]:
+def read_recordings(manifest: Path, root: Path | None = None) -> list[Recording]:
     """The recordings of a manifest, with source, gender and session where it has these columns.
 
+    Args:
+        manifest: See `train.corpus.read_manifest`.
+        root: What relative paths start from; by default where the manifest is.
+
     Raises:
-        ManifestError: See `voicevault.manifest.read_corpus`; or a path stands there twice.
+        ManifestError: It cannot be read, recordings are missing, or there are not two speakers.
     """
+    return list(known_recordings(manifest, root).values())
+
+
+def known_recordings(manifest: Path, root: Path | None = None) -> dict[str, Recording]:
+    """`read_recordings` by what a trial list calls them: utterance ids for a Kaldi folder, else paths."""
+    from train.corpus import read_manifest
     from voicevault.manifest import read_corpus
 
-    folder = manifest if manifest.is_dir() else Path()
-    found: dict[str, Recording] = {}
-    for row in read_corpus(manifest, None if manifest.is_dir() else folder):
-        name = str(row.path.relative_to(folder)) if manifest.is_dir() else str(row.path)
-        source, gender, session = (
-            str(row.attributes.get(key) or UNKNOWN) for key in ("source", "gender", "session")
-        )
-        if name in found:
-            raise ManifestError(f"{manifest} names {name} twice.", path=name)
-        found[name] = Recording(name, row.speaker, source, gender, session)
-    return list(found.values())
+    genders: dict[str, str] = {}
+    if manifest.is_file():
+        rows = read_corpus(manifest, Path())
+        genders = {str(row.path): str(row.attributes.get("gender") or UNKNOWN) for row in rows}
+    recordings = [
+        Recording(u.path, u.speaker, u.source, genders.get(u.path, UNKNOWN), u.session)
+        for u in read_manifest(manifest, root)
+    ]
+    if (manifest / "wav.scp").is_file():
+        lines = (manifest / "wav.scp").read_text(encoding="utf-8").splitlines()
+        names = [line.split()[0] for line in lines if line.strip()]
+        return dict(zip(names, recordings, strict=True))
+    return {recording.path: recording for recording in recordings}
 
 
 def _codes(recordings: Sequence[Recording], field: str) -> Int64Array:

@@ -43,9 +43,9 @@ def validation_recordings(config: Path, corpora: Path, cache: Path) -> list[Reco
 
     settings = read_config(config)
     listed = corpora / settings.data.manifest
-    heard = SpeechCache.build(read_manifest(listed), corpora, cache).utterances
+    heard = SpeechCache.build(read_manifest(listed, corpora), corpora, cache).utterances
     kept = split_speakers(heard, settings.validation, settings.seed).validation
-    gender = {recording.path: recording.gender for recording in read_recordings(listed)}
+    gender = {recording.path: recording.gender for recording in read_recordings(listed, corpora)}
     pieces = Counter(utterance.path for utterance in kept)
     seen: dict[str, int] = defaultdict(int)
     recordings = []
@@ -63,14 +63,18 @@ def describe_training(config: Path, corpora: Path) -> dict[str, Any]:
     from train.config import read_config
 
     settings = read_config(config)
-    listed = (corpora / settings.data.manifest).read_bytes()
     return {
         "speakers_from": f"validation split of {config.name}",
         "training": settings.name,
         "seed": settings.seed,
         "manifest": settings.data.manifest,
-        "manifest_sha256": hashlib.sha256(listed).hexdigest(),
+        "manifest_sha256": manifest_digest(corpora / settings.data.manifest),
     }
+
+
+def manifest_digest(manifest: Path) -> str | None:
+    """Hex SHA-256 of the file; None for a folder."""
+    return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
 
 
 def fit_policy(

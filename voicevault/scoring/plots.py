@@ -14,7 +14,7 @@ from voicevault.scoring.metrics import Float64Array, check_trials, det_curve, eq
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_GENUINE, _IMPOSTOR, _INK, _GRID = "#0072b2", "#d55e00", "#333333", "#dddddd"
+GENUINE, IMPOSTOR, INK, GRID = "#0072b2", "#d55e00", "#333333", "#dddddd"
 _TICKS = (0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 _DEVIATES = np.linspace(-5.0, 5.0, 4001)
 _NORMAL = NormalDist()
@@ -43,13 +43,13 @@ def plot_det(scores: ArrayLike, labels: ArrayLike, path: str | Path, title: str 
     low = max(1e-4, min(1e-2, finest))
     shown = (curve.fmr > 0.0) & (curve.fnmr > 0.0)
 
-    axes = _axes(title, 5.6, 5.4)
-    axes.plot(_probit(curve.fmr[shown]), _probit(curve.fnmr[shown]), color=_GENUINE, linewidth=1.8)
+    axes = new_axes(title, 5.6, 5.4)
+    axes.plot(_probit(curve.fmr[shown]), _probit(curve.fnmr[shown]), color=GENUINE, linewidth=1.8)
     limits = _probit(np.array([low, 0.8]))
-    axes.plot(limits, limits, color=_GRID, linewidth=1.0, zorder=0)
+    axes.plot(limits, limits, color=GRID, linewidth=1.0, zorder=0)
     if rate >= low:
         at = _probit(np.array([rate]))
-        axes.plot(at, at, "o", color=_IMPOSTOR, markersize=6)
+        axes.plot(at, at, "o", color=IMPOSTOR, markersize=6)
     axes.text(
         0.97,
         0.95,
@@ -57,7 +57,7 @@ def plot_det(scores: ArrayLike, labels: ArrayLike, path: str | Path, title: str 
         transform=axes.transAxes,
         ha="right",
         va="top",
-        color=_INK,
+        color=INK,
         bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8},
     )
     ticks = [tick for tick in _TICKS if low <= tick <= 0.8]
@@ -69,7 +69,7 @@ def plot_det(scores: ArrayLike, labels: ArrayLike, path: str | Path, title: str 
     axes.set_aspect("equal")
     axes.set_xlabel("False match rate (%)")
     axes.set_ylabel("False non-match rate (%)")
-    _save(axes, path)
+    save_figure(axes, path)
 
 
 def plot_histogram(
@@ -94,13 +94,13 @@ def plot_histogram(
     values, genuine = check_trials(scores, labels)
     low, high = float(values.min()), float(values.max())
     edges = np.linspace(low, high if high > low else low + 0.01, 61).tolist()
-    axes = _axes(title, 7.2, 4.2)
-    for name, chosen, color in (("impostor", ~genuine, _IMPOSTOR), ("genuine", genuine, _GENUINE)):
+    axes = new_axes(title, 7.2, 4.2)
+    for name, chosen, color in (("impostor", ~genuine, IMPOSTOR), ("genuine", genuine, GENUINE)):
         label = f"{name} ({int(chosen.sum()):,})"
         axes.hist(values[chosen], edges, density=True, color=color, alpha=0.55, label=label)
     ordered = sorted((thresholds or {}).items(), key=lambda item: item[1])
     for row, (name, threshold) in enumerate(ordered):
-        axes.axvline(threshold, color=_INK, linewidth=1.0, linestyle="--")
+        axes.axvline(threshold, color=INK, linewidth=1.0, linestyle="--")
         # One height per line: thresholds often lie too close for their names to fit side by side.
         axes.annotate(
             f"{name} {threshold:.3f}",
@@ -110,34 +110,34 @@ def plot_histogram(
             textcoords="offset points",
             fontsize=8,
             va="top",
-            color=_INK,
+            color=INK,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0},
         )
     axes.margins(y=0.12)
     axes.set_xlabel("Cosine")
     axes.set_ylabel("Density")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    _save(axes, path)
+    save_figure(axes, path)
 
 
 def _probit(rates: Float64Array) -> Float64Array:
     return np.interp(rates, _SHARES, _DEVIATES)
 
 
-def _axes(title: str, width: float, height: float) -> Axes:
+def new_axes(title: str, width: float, height: float) -> Axes:
     # A figure of its own, not pyplot's: no global state and no window system.
     from matplotlib.figure import Figure
 
     axes = Figure(figsize=(width, height), dpi=150, layout="constrained").add_subplot()
-    axes.set_title(title, loc="left", color=_INK)
-    axes.grid(color=_GRID, linewidth=0.6)
+    axes.set_title(title, loc="left", color=INK)
+    axes.grid(color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return axes
 
 
-def _save(axes: Axes, path: str | Path) -> None:
+def save_figure(axes: Axes, path: str | Path) -> None:
     figure = axes.get_figure(root=True)
     assert figure is not None
     figure.savefig(path, format="png")

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from voicevault.errors import CheckpointError, NoThresholdError, RequestError
+from voicevault.scoring.calibration import Calibration
 from voicevault.scoring.metrics import check_trials, equal_error_rate
 from voicevault.types import Threshold
 
@@ -62,14 +63,19 @@ class Policy:
         thresholds: The rows; those with a threshold are supported. A stricter FMR never has a lower
             threshold.
         provenance: Whose scores: data, dates, whatever is needed to judge the table. JSON-serialisable.
+        groups: The same rows for trials of one kind, e.g. ``3 enrollments`` or ``2 to 4 s``: what a threshold
+            of `thresholds` does not tell.
+        calibration: From cosines to log-likelihood ratios; None where it was not fitted.
     """
 
     model_id: str
     thresholds: tuple[PolicyRow, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    groups: Mapping[str, tuple[PolicyRow, ...]] = field(default_factory=dict)
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
-        for row in self.thresholds:
+        for row in chain(self.thresholds, *self.groups.values()):
             if row.threshold is None:
                 continue
             if not (0.0 < row.fmr < 1.0 and -1.0 <= row.threshold <= 1.0):
@@ -125,6 +131,8 @@ class Policy:
             "score": "cosine",
             "provenance": dict(self.provenance),
             "thresholds": [asdict(row) for row in self.thresholds],
+            "groups": {name: [asdict(row) for row in rows] for name, rows in self.groups.items()},
+            "calibration": None if self.calibration is None else asdict(self.calibration),
         }
         target = Path(path)
         aside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
@@ -144,8 +152,15 @@ class Policy:
                 raise CheckpointError(
                     "The threshold policy has a format that this release does not read.", path=str(path)
                 )
-            rows = tuple(PolicyRow(**_checked(row)) for row in document["thresholds"])
-            policy = cls(str(document["model_id"]), rows, dict(document["provenance"]))
+            groups = dict(document.get("groups") or {})
+            calibration = document.get("calibration")
+            policy = cls(
+                str(document["model_id"]),
+                _rows(document["thresholds"]),
+                dict(document["provenance"]),
+                {str(name): _rows(rows) for name, rows in groups.items()},
+                None if calibration is None else Calibration(**calibration),
+            )
         except (OSError, ValueError, KeyError, TypeError, RequestError) as error:
             raise CheckpointError(f"The threshold policy cannot be used: {error}", path=str(path)) from error
         if model_id is not None and policy.model_id != model_id:
@@ -153,6 +168,10 @@ class Policy:
                 "The threshold policy belongs to another model.", policy=policy.model_id, model=model_id
             )
         return policy
+
+
+def _rows(rows: Sequence[Mapping[str, Any]]) -> tuple[PolicyRow, ...]:
+    return tuple(PolicyRow(**_checked(row)) for row in rows)
 
 
 def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
