@@ -68,6 +68,7 @@ batches = st.lists(
 filters = st.none() | st.sets(st.integers(-8, 70)).map(lambda ids: np.array(sorted(ids), dtype=np.int64))
 
 
+@settings(deadline=None)
 @given(batches, st.integers(1, 80), filters)
 def test_any_history_answers_like_a_dictionary(
     history: list[list[tuple[int, int | None]]], k: int, allow: Int64Array | None

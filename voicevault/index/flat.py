@@ -161,13 +161,7 @@ class FlatIndex:
             RequestError: Probes, k or allow are not as above.
             IndexUnavailableError: The index has not reached `at_least`, or is closed.
         """
-        points = unit_rows(np.ascontiguousarray(probes, dtype=np.float32), self._position.dim)
-        if k < 1:
-            raise RequestError("k must be 1 or more.", k=k)
-        if allow is not None and (
-            allow.ndim != 1 or allow.dtype != np.int64 or (allow[1:] <= allow[:-1]).any()
-        ):
-            raise RequestError("The filter must be a sorted list of unique int64 ids.")
+        points = check_question(probes, self._position.dim, k, allow)
         with self._lock.read():
             self._check_open()
             generation = self._position.generation
@@ -194,6 +188,13 @@ class FlatIndex:
     @property
     def token(self) -> str:
         return self._position.token
+
+    def captured(self) -> tuple[GalleryPosition, Int64Array, Float32Array]:
+        """A copy of the position, the keys int64 [n] in rising order and their vectors float32 [n, d]."""
+        with self._lock.read():
+            self._check_open()
+            order = np.argsort(self._keys[: len(self._slots)])
+            return self._position, self._keys[order], self._vectors[order]
 
     def stats(self) -> IndexStats:
         with self._lock.read():
@@ -240,10 +241,15 @@ class FlatIndex:
             # Two readers may both do this; either result is right, and no writer is inside.
             self._sorted = ordered = (keys[order], order)
         known, order = ordered
-        if not len(known):
+        if not len(known) or not len(allow):
             return np.empty(0, dtype=np.int64)
-        at = np.minimum(np.searchsorted(known, allow), len(known) - 1)
-        slots: Int64Array = order[at[known[at] == allow]]
+        # The shorter list is looked up in the longer one.
+        if len(allow) > len(known):
+            at = np.minimum(np.searchsorted(allow, known), len(allow) - 1)
+            slots: Int64Array = order[allow[at] == known]
+        else:
+            at = np.minimum(np.searchsorted(known, allow), len(known) - 1)
+            slots = order[at[known[at] == allow]]
         return slots
 
     def _scan(
@@ -283,3 +289,17 @@ class FlatIndex:
                 return keys[order], scores[order]
             more, wider = self._scan(point[None], slots, min(total, 4 * len(places)))
             rough, places = more[0], wider[0]
+
+
+def check_question(probes: Float32Array, dim: int, k: int, allow: Int64Array | None) -> Float32Array:
+    """The probes as a contiguous float32 array.
+
+    Raises:
+        RequestError: They are not unit vectors [m, dim], k is below 1, or `allow` is not sorted and unique.
+    """
+    points = unit_rows(np.ascontiguousarray(probes, dtype=np.float32), dim)
+    if k < 1:
+        raise RequestError("k must be 1 or more.", k=k)
+    if allow is not None and (allow.ndim != 1 or allow.dtype != np.int64 or (allow[1:] <= allow[:-1]).any()):
+        raise RequestError("The filter must be a sorted list of unique int64 ids.")
+    return points

@@ -1,6 +1,12 @@
-"""The two array operations of the flat index."""
+"""The array operations of the indexes: products, and exact order among candidates.
+
+A score is the product of two unit vectors, summed in float64 and rounded once to float32: it does not depend on a
+row's place, on the filter or on the size of a batch. float32 products find the candidates.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -9,6 +15,11 @@ from voicevault.types import Float32Array, Int64Array
 
 _UNIT_TOLERANCE = 1e-3
 _BATCH = 20
+_SCORES = 1 << 20
+"""Products held at a time: 4 MB, which stays in the caches."""
+_MOST_PROBES = 1024
+_EXACT = 1 << 14
+"""Rows summed in float64 at a time."""
 
 
 def inner_products(points: Float32Array, rows: Float32Array, k: int) -> tuple[Float32Array, Int64Array]:
@@ -43,3 +54,109 @@ def unit_rows(rows: Float32Array, dim: int) -> Float32Array:
     if not (np.abs(lengths - 1.0) <= _UNIT_TOLERANCE).all():  # NaN fails this too
         raise RequestError("Vectors must have unit length.")
     return rows
+
+
+def rounding(dim: int) -> float:
+    """How far a float32 product of two unit vectors [dim] may be from its score."""
+    # d * 2^-24 at most (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1); doubled for uneven
+    # lengths and the last rounding.
+    return (dim + 2) * 2.0**-23
+
+
+def exact_scores(rows: Float32Array, point: Float32Array) -> Float32Array:
+    """The scores float32 [n] of unit vectors [n, d] against one of [d] or, row by row, [n, d]."""
+    # Products of two float32 are exact in float64.
+    sums = (rows.astype(np.float64) * point).sum(axis=1)
+    scores: Float32Array = np.clip(sums.astype(np.float32), -1.0, 1.0)
+    return scores
+
+
+def best_of(rough: Float32Array, error: float, k: int) -> Int64Array:
+    """The places, in no order, of all that may be among the best k of `rough` [n], each known to within `error`."""
+    if len(rough) <= k:
+        return np.arange(len(rough))
+    least = np.partition(rough, len(rough) - k)[len(rough) - k]
+    return np.flatnonzero(rough >= least - 2 * error)
+
+
+class Nearest:
+    """The exact best k for each of `points` [m, d], over rows that come in blocks: one matrix product a block.
+
+    Every row whose float32 product could still be among the best is kept, so that the order of the exact scores,
+    ties included, decides. What is kept for a probe is k rows and those within rounding of the last of them.
+    """
+
+    def __init__(self, points: Float32Array, k: int) -> None:
+        self._points, self._k = points, k
+        self._slack = 2 * rounding(points.shape[1])
+        self._least = np.full(len(points), -np.inf, dtype=np.float32)
+        self._found: list[tuple[Int64Array, Int64Array, Float32Array]] = []
+        self._pending = 0
+
+    @staticmethod
+    def block(probes: int) -> int:
+        """Rows per block for a number of probes."""
+        return max(512, min(1 << 14, _SCORES // max(1, min(probes, _MOST_PROBES))))
+
+    def add(self, places: Int64Array, rows: Float32Array) -> None:
+        """Compares rows [b, d] that stand at `places` [b]."""
+        for start in range(0, len(self._points), _MOST_PROBES):
+            some = slice(start, start + _MOST_PROBES)
+            scores = self._points[some] @ rows.T
+            if self._least[start] == -np.inf and len(rows) > self._k:
+                # Until there is a bar, the block sets one.
+                least = np.partition(scores, len(rows) - self._k, axis=1)[:, len(rows) - self._k]
+                self._least[some] = np.maximum(self._least[some], least)
+            hits = np.flatnonzero(scores >= (self._least[some] - self._slack)[:, None])
+            if len(hits):
+                self._found.append(
+                    (hits // len(rows) + start, places[hits % len(rows)], scores.reshape(-1)[hits])
+                )
+                self._pending += len(hits)
+        if self._pending > 2 * len(self._points) * (self._k + 32):
+            self._settle()
+
+    def candidates(self) -> tuple[Int64Array, Int64Array]:
+        """Probe and place of each row that may be among the best, by probe."""
+        self._settle()
+        if not self._found:
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        return self._found[0][:2]
+
+    def _settle(self) -> None:
+        if not self._found:
+            return
+        probes, places, scores = (np.concatenate(part) for part in zip(*self._found, strict=True))
+        order = np.lexsort((-scores, probes))
+        probes, places, scores = probes[order], places[order], scores[order]
+        starts = np.searchsorted(probes, np.arange(len(self._points) + 1))
+        full = np.flatnonzero(np.diff(starts) >= self._k)
+        self._least[full] = scores[starts[full] + self._k - 1]
+        kept = scores >= self._least[probes] - self._slack
+        self._found = [(probes[kept], places[kept], scores[kept])]
+        self._pending = 0
+
+
+def ranked(
+    points: Float32Array, k: int, probes: Int64Array, keys: Int64Array, rows: Iterable[Float32Array]
+) -> tuple[Int64Array, Float32Array]:
+    """The best k of each probe, by score descending and then key, from candidates sorted by probe.
+
+    Args:
+        points: float32 [m, d].
+        k: No more than each probe has candidates.
+        probes, keys: int64 [c], the probe that a candidate belongs to, and its key.
+        rows: The candidates' vectors in order, in pieces.
+
+    Returns:
+        Keys int64 and scores float32 [m, k].
+    """
+    scores, done = np.empty(len(probes), dtype=np.float32), 0
+    for piece in rows:
+        part = slice(done, done + len(piece))
+        scores[part] = exact_scores(piece, points[probes[part]])
+        done += len(piece)
+    order = np.lexsort((keys, -scores, probes))
+    first = np.searchsorted(probes, np.arange(len(points)))
+    chosen = order[first[:, None] + np.arange(k)]
+    return keys[chosen], scores[chosen]

@@ -17,8 +17,10 @@ import hashlib
 import json
 import os
 import struct
+from collections.abc import Mapping
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -27,7 +29,7 @@ from voicevault.types import Float32Array, GalleryPosition, Int64Array
 
 MAGIC = b"VVFLAT\r\n"
 VERSION = 1
-_PREFIX = struct.Struct("<8sII")
+PREFIX = struct.Struct("<8sII")
 _DIGEST_BYTES = 32
 _HEADER_LIMIT = 1 << 16
 
@@ -61,7 +63,7 @@ def write_snapshot(
             "sha256": digest.hexdigest(),
         }
     ).encode()
-    head = _PREFIX.pack(MAGIC, VERSION, len(header)) + header
+    head = PREFIX.pack(MAGIC, VERSION, len(header)) + header
     aside = target.with_name(f"{target.name}.{uuid4().hex}.tmp")
     try:
         with aside.open("xb") as file:
@@ -75,10 +77,10 @@ def write_snapshot(
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     # The rename itself must reach the disk; only POSIX lets a folder be opened for that.
     if os.name != "posix":
         return
@@ -113,10 +115,10 @@ def read_snapshot(
 def _read(
     file: BufferedReader, position: GalleryPosition
 ) -> tuple[GalleryPosition, Int64Array, Float32Array]:
-    prefix = file.read(_PREFIX.size)
-    if len(prefix) < _PREFIX.size:
+    prefix = file.read(PREFIX.size)
+    if len(prefix) < PREFIX.size:
         raise SnapshotRejected("is truncated")
-    magic, version, length = _PREFIX.unpack(prefix)
+    magic, version, length = PREFIX.unpack(prefix)
     if magic != MAGIC:
         raise SnapshotRejected("is not an index file")
     if version != VERSION:
@@ -127,15 +129,12 @@ def _read(
     if hashlib.sha256(prefix + header).digest() != file.read(_DIGEST_BYTES):
         raise SnapshotRejected("has a damaged header")
     facts = json.loads(header)  # what was hashed was written here, so the keys are there
-    saved = GalleryPosition(
-        facts["uuid"], facts["model_id"], facts["dim"], facts["generation"], facts["token"]
-    )
-    _check_origin(saved, position)
+    saved = check_origin(facts, position)
 
     count = facts["vectors"]
     payload = count * (8 + 4 * saved.dim)
     # Before any allocation: a torn file is told by its size.
-    if os.fstat(file.fileno()).st_size != _PREFIX.size + length + _DIGEST_BYTES + payload:
+    if os.fstat(file.fileno()).st_size != PREFIX.size + length + _DIGEST_BYTES + payload:
         raise SnapshotRejected("has the wrong size")
     key_bytes = np.empty(count * 8, dtype=np.uint8)
     vector_bytes = np.empty(count * 4 * saved.dim, dtype=np.uint8)
@@ -151,7 +150,15 @@ def _read(
     return saved, keys, vectors
 
 
-def _check_origin(saved: GalleryPosition, position: GalleryPosition) -> None:
+def check_origin(facts: Mapping[str, Any], position: GalleryPosition) -> GalleryPosition:
+    """Where a saved index stood, by the facts of its header.
+
+    Raises:
+        SnapshotRejected: It is not of the collection that stands at `position`, or not of its past.
+    """
+    saved = GalleryPosition(
+        facts["uuid"], facts["model_id"], facts["dim"], facts["generation"], facts["token"]
+    )
     if saved.uuid != position.uuid:
         raise SnapshotRejected("belongs to another collection")
     if (saved.model_id, saved.dim) != (position.model_id, position.dim):
@@ -160,3 +167,4 @@ def _check_origin(saved: GalleryPosition, position: GalleryPosition) -> None:
         raise SnapshotRejected("is ahead of the collection")
     if saved.generation == position.generation and saved.token != position.token:
         raise SnapshotRejected("has another history than the collection")
+    return saved

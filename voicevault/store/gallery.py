@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import LargeBinary, Result, func, select, type_coerce
 from sqlalchemy.orm import Session
 
 from voicevault.errors import NotEnrolledError
@@ -24,6 +25,9 @@ from voicevault.store.tables import (
 )
 from voicevault.types import Change, Float32Array, GalleryPosition, Int64Array, Op
 
+STREAMED = 4096
+"""Voiceprints per block of a stream."""
+
 
 def _position(row: CollectionRow) -> GalleryPosition:
     return GalleryPosition(row.uuid, row.model_id, row.dim, row.generation, row.token)
@@ -36,6 +40,16 @@ def _keys(session: Session, collection_id: int, tags: list[str]) -> Int64Array:
             VoiceprintRow.speaker_key.in_(select(TagRow.speaker_key).where(TagRow.tag == tag))
         )
     return np.array(session.scalars(query.order_by(VoiceprintRow.speaker_key)).all(), dtype=np.int64)
+
+
+def _blocks(
+    transaction: ExitStack, rows: Result[int, bytes], dim: int
+) -> Iterator[tuple[Int64Array, Float32Array]]:
+    with transaction:
+        for part in rows.partitions():
+            keys = np.array([row[0] for row in part], dtype=np.int64)
+            vectors = np.frombuffer(b"".join([row[1] for row in part]), dtype="<f4").reshape(-1, dim)
+            yield keys, vectors.astype(np.float32, copy=False)
 
 
 class Gallery(Database):
@@ -92,16 +106,38 @@ class Gallery(Database):
 
     def snapshot(self, collection: str) -> tuple[GalleryPosition, Int64Array, Float32Array]:
         """The position, keys int64 [n] in rising order and voiceprints float32 [n, d]."""
-        with self._reading() as session:
+        position, count, blocks = self.stream(collection)
+        keys = np.empty(count, dtype=np.int64)
+        vectors = np.empty((count, position.dim), dtype=np.float32)
+        done = 0
+        for some_keys, some_vectors in blocks:
+            part = slice(done, done + len(some_keys))
+            keys[part], vectors[part] = some_keys, some_vectors
+            done += len(some_keys)
+        return position, keys, vectors
+
+    def stream(
+        self, collection: str
+    ) -> tuple[GalleryPosition, int, Iterator[tuple[Int64Array, Float32Array]]]:
+        """The position, the number of voiceprints, and all of them as `snapshot` has them, in blocks.
+
+        The read transaction is open until the iterator is exhausted or closed.
+        """
+        with ExitStack() as stack:
+            session = stack.enter_context(self._reading())
             found = find_collection(session, collection)
+            count = session.scalar(
+                select(func.count()).select_from(VoiceprintRow).where(VoiceprintRow.collection_id == found.id)
+            )
             rows = session.execute(
-                select(VoiceprintRow.speaker_key, VoiceprintRow.vector)
+                # The bytes as they are: a million arrays of their own take longer than the query.
+                select(VoiceprintRow.speaker_key, type_coerce(VoiceprintRow.vector, LargeBinary))
                 .where(VoiceprintRow.collection_id == found.id)
                 .order_by(VoiceprintRow.speaker_key)
-            ).all()
-            keys = np.array([row[0] for row in rows], dtype=np.int64)
-            vectors = np.array([row[1] for row in rows], dtype=np.float32).reshape(len(rows), found.dim)
-            return _position(found), keys, vectors
+                .execution_options(yield_per=STREAMED)
+            )
+            dim, rest = found.dim, stack.pop_all()
+        return _position(found), count or 0, _blocks(rest, rows, dim)
 
     def voiceprint(self, collection: str, speaker_id: str) -> tuple[Float32Array, int]:
         """A speaker's voiceprint, and the collection's generation at which it was read.

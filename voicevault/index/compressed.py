@@ -1,0 +1,242 @@
+"""The index of a large gallery: all codes scanned, the candidates re-ranked on exact vectors.
+
+An immutable base (see `voicevault.index.base`), a small exact index of what was written since, and a mark on each
+row of the base that was replaced or removed since. Adds, replacements and removals take effect at once. A scan cannot
+filter: marked and not allowed rows are dropped from what it brings, and it goes deeper until enough others are
+certain, or the rows in question are compared one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voicevault.errors import IndexUnavailableError
+from voicevault.index.base import Base
+from voicevault.index.flat import FlatIndex, check_question
+from voicevault.index.locks import ReadWriteLock
+from voicevault.index.products import Nearest, best_of, exact_scores, ranked, rounding
+from voicevault.types import (
+    Change,
+    Float32Array,
+    GalleryPosition,
+    IndexCapabilities,
+    IndexStats,
+    Int64Array,
+    SearchResult,
+)
+
+# Nanoseconds, of one core: what a search costs, to choose between its ways. Only speed depends on them.
+_SCAN_ROW = 4.0
+_SCAN_CANDIDATE = 70.0
+_GATHER_ROW = 300.0
+_STEP = 1 << 12
+"""Rows copied at a time by a compaction."""
+_PRODUCT_BATCH = 16
+"""Probes from which one matrix product over all rows beats scans one by one."""
+
+Rows = tuple[Int64Array, Float32Array]
+
+
+class CompressedIndex:
+    """Implements `types.VoiceIndex` over a base. Many threads may search while one applies.
+
+    Scores are those of `FlatIndex`; a voiceprint that belongs among the best k is missed where the error of its code
+    exceeds the margin that was measured on the gallery (`Calibration`): 3 in 100,000, none in the probes tried.
+
+    A search raises SnapshotRejected where the base's file turns out to be damaged: rebuild.
+    """
+
+    def __init__(self, base: Base) -> None:
+        self._base = base
+        empty = np.empty((0, base.position.dim), dtype=np.float32)
+        self._delta = FlatIndex.rebuild(base.position, np.empty(0, dtype=np.int64), empty)
+        self._gone = np.zeros(base.count, dtype=np.bool_)
+        self._gone_count = 0
+        self._unerased: list[Int64Array] = []
+        self._closed = False
+        self._lock = ReadWriteLock()
+
+    def apply(self, changes: Sequence[Change], generation: int, token: str) -> None:
+        """See `FlatIndex.apply`."""
+        with self._lock.write():
+            self._check_open()
+            seen = self._delta.generation
+            self._delta.apply(changes, generation, token)  # refuses what is wrong before it changes anything
+            if generation > seen:
+                keys = np.unique(
+                    np.array([change.key for change in changes if change.generation > seen], dtype=np.int64)
+                )
+                rows = self._base.find(keys)
+                rows = rows[~self._gone[rows]]
+                self._gone[rows] = True
+                self._gone_count += len(rows)
+                if len(rows):
+                    self._unerased.append(rows)
+
+    def erase(self) -> None:
+        """Overwrites what was replaced or removed, in memory and in the file, so that it waits for no compaction.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        with self._lock.write():
+            self._check_open()
+            if self._unerased:
+                self._base.erase(np.concatenate(self._unerased))
+                self._unerased = []
+
+    def search(
+        self, probes: Float32Array, k: int, allow: Int64Array | None = None, at_least: int = 0
+    ) -> SearchResult:
+        """See `FlatIndex.search`."""
+        points = check_question(probes, self._base.position.dim, k, allow)
+        with self._lock.read():
+            self._check_open()
+            new = self._delta.search(points, k, allow, at_least)
+            if 0 < len(points) < _PRODUCT_BATCH:
+                parts = [self._one(point, k, allow) for point in points]
+                # The same rows were allowed for all, so all have found as many.
+                ids, scores = np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts])
+            else:
+                ids, scores = self._compared(points, k, self._rows(allow))
+        ids, scores = np.hstack([ids, new.ids]), np.hstack([scores, new.scores])
+        order = np.lexsort((ids, -scores), axis=1)[:, :k]
+        return SearchResult(
+            np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1), new.generation
+        )
+
+    @property
+    def generation(self) -> int:
+        return self._delta.generation
+
+    @property
+    def token(self) -> str:
+        return self._delta.token
+
+    @property
+    def base(self) -> Base:
+        return self._base
+
+    @property
+    def changed(self) -> int:
+        """Voiceprints that a compaction would move or drop."""
+        return self._delta.stats().vectors + self._gone_count
+
+    def captured(self) -> tuple[GalleryPosition, Iterator[Rows]]:
+        """The position, and all voiceprints in rising order of their keys, read while the iterator is run.
+
+        Those that are removed or replaced before they are read are left out: the change log tells of them to whoever
+        starts from this position.
+        """
+        with self._lock.read():
+            self._check_open()
+            position, keys, vectors = self._delta.captured()
+            live = ~self._gone
+        return position, self._merged(live, keys, vectors)
+
+    def _merged(self, live: NDArray[np.bool_], keys: Int64Array, vectors: Float32Array) -> Iterator[Rows]:
+        base, done = self._base, 0
+        for places, rows in base.blocks(None, _STEP):
+            rows = rows.copy()  # before the next line, because what is erased is marked first
+            kept = live[places] & ~self._gone[places]
+            until = int(np.searchsorted(keys, base.keys[places[-1]]))
+            both = np.concatenate([base.keys[places[kept]], keys[done:until]])
+            order = np.argsort(both)
+            yield both[order], np.concatenate([rows[kept], vectors[done:until]])[order]
+            done = until
+        yield keys[done:], vectors[done:]
+
+    def stats(self) -> IndexStats:
+        with self._lock.read():
+            delta = self._delta.stats()
+            count = self._base.count - self._gone_count + delta.vectors
+            size = self._base.nbytes + self._gone.nbytes + delta.bytes
+            return replace(delta, tier="compressed", vectors=count, bytes=size)
+
+    def capabilities(self) -> IndexCapabilities:
+        return IndexCapabilities(exact=False, filtered=True, persistent=True)
+
+    def close(self) -> None:
+        """Searches that run are waited for; later calls raise IndexUnavailableError."""
+        with self._lock.write():
+            self._closed = True
+            self._delta.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise IndexUnavailableError("The index is closed.")
+
+    # --- the base, one probe ---------------------------------------------------------------------------------
+
+    def _one(self, point: Float32Array, k: int, allow: Int64Array | None) -> Rows:
+        """Ids and scores of the best k of the base, in order; fewer only where no more are allowed."""
+        base, count = self._base, self._base.count
+        live = count - self._gone_count
+        among = live if allow is None else min(live, len(allow))
+        if not among:
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+        depth = base.calibration.depth * max(1, k // 10) * count // among
+        while k <= among and depth < count // 4 and not self._better_compared(depth, among, allow):
+            rough, rows = base.scan(point, depth)
+            usable = ~self._gone[rows]
+            if allow is not None:
+                usable &= _within(base.keys[rows], allow)
+            rows = rows[usable]
+            if len(rows) < k:
+                depth *= 4
+                continue
+            ids, scores = self._ranked(point, rows, k)
+            if scores[-1] > base.calibration.most(rough[-1]):
+                return ids, scores
+            depth *= 2
+        ids, scores = self._compared(point[None], k, self._rows(allow))
+        return ids[0], scores[0]
+
+    def _better_compared(self, depth: int, among: int, allow: Int64Array | None) -> bool:
+        scan = self._base.count * _SCAN_ROW + depth * _SCAN_CANDIDATE
+        return allow is not None and among * _GATHER_ROW < scan
+
+    def _ranked(self, point: Float32Array, rows: Int64Array, k: int) -> Rows:
+        near = rows[best_of(self._base.products(point, rows), rounding(len(point)), k)]
+        keys, scores = self._base.keys[near], exact_scores(self._base.vectors(near), point)
+        order = np.lexsort((keys, -scores))[:k]
+        return keys[order], scores[order]
+
+    # --- the base, row by row --------------------------------------------------------------------------------
+
+    def _rows(self, allow: Int64Array | None) -> Int64Array | None:
+        """The rows to compare, rising; None is all."""
+        if allow is None:
+            return np.flatnonzero(~self._gone) if self._gone_count else None
+        rows = self._base.find(allow)
+        return rows[~self._gone[rows]]
+
+    def _compared(self, points: Float32Array, k: int, rows: Int64Array | None) -> Rows:
+        """Ids and scores [m, min(k, rows)] of the best of these rows, each compared with each probe."""
+        base = self._base
+        k = min(k, base.count if rows is None else len(rows))
+        if not k or not len(points):
+            return np.empty((len(points), k), dtype=np.int64), np.empty((len(points), k), dtype=np.float32)
+        nearest = Nearest(points, k)
+        for places, vectors in base.blocks(rows, Nearest.block(len(points))):
+            nearest.add(places, vectors)
+        probes, found = nearest.candidates()
+        step = Nearest.block(1)
+
+        def pieces() -> Iterator[Float32Array]:
+            for start in range(0, len(found), step):
+                yield base.vectors(found[start : start + step])
+
+        return ranked(points, k, probes, base.keys[found], pieces())
+
+
+def _within(keys: Int64Array, allow: Int64Array) -> NDArray[np.bool_]:
+    if not len(allow):
+        return np.zeros(len(keys), dtype=np.bool_)
+    at = np.minimum(np.searchsorted(allow, keys), len(allow) - 1)
+    within: NDArray[np.bool_] = allow[at] == keys
+    return within
