@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from train.evaluate_embed import Embedded, EmbeddingCache, embed_recordings
-from train.trials import Trials, contradictions
+from train.trials import Recording, Trials, all_pairs, contradictions
 from voicevault.embedding import EmbeddingPipeline
 from voicevault.scoring.metrics import equal_error_rate, min_dcf
 
@@ -50,6 +50,29 @@ def score_trials(
     embedded = embed_recordings(pipeline, trials.recordings, audio_root, cache=cache, workers=workers)
     embedded.require_all(trials.recordings)
     return Scored(trials, cosines(embedded.vectors, trials), embedded)
+
+
+def score_pairs(
+    pipeline: EmbeddingPipeline,
+    recordings: Sequence[Recording],
+    audio_root: Path,
+    *,
+    within: Collection[str] = (),
+    cache: EmbeddingCache | None = None,
+    workers: int | None = None,
+) -> tuple[Scored, list[str]]:
+    """All pairs of the recordings (`train.trials.all_pairs`), and why some recordings are not among them.
+
+    Raises:
+        AudioNotFoundError: A recording is missing.
+        ManifestError: There is no pair of one speaker, or none of two.
+    """
+    embedded = embed_recordings(pipeline, recordings, audio_root, cache=cache, workers=workers)
+    skipped = [f"{recordings[i].name}: {error.message}" for i, error in embedded.failures.items()]
+    used = [i for i in range(len(recordings)) if i not in embedded.failures]
+    embedded = embedded.chosen(used)
+    trials = all_pairs([recordings[i] for i in used], embedded.audio_sha256, within)
+    return Scored(trials, cosines(embedded.vectors, trials), embedded), skipped
 
 
 def cosines(vectors: NDArray[np.float32], trials: Trials) -> NDArray[np.float64]:

@@ -67,6 +67,16 @@ class Embedded:
         used = np.array([i not in self.failures for i in range(len(self.seconds))], dtype=np.bool_)
         return int((used & (self.speech_seconds < WHOLE_BELOW)).sum())
 
+    def chosen(self, places: Sequence[int]) -> Embedded:
+        """Those recordings, in that order."""
+        return Embedded(
+            self.vectors[places],
+            self.seconds[places],
+            self.speech_seconds[places],
+            tuple(self.audio_sha256[i] for i in places),
+            {new: self.failures[old] for new, old in enumerate(places) if old in self.failures},
+        )
+
     def require_all(self, recordings: Sequence[Recording]) -> None:
         """Raise the first failure, and say how many there are, if there are any."""
         for place, error in self.failures.items():
