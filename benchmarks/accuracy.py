@@ -30,7 +30,7 @@ class AccuracyOptions(Options):
     audio_root: Path | None = option(
         None, "folder that the list's paths start from (default: the list's own)"
     )
-    most: int = option(0, "at most so many recordings of the voices, evenly chosen; 0 takes all", least=0)
+    speakers: int = option(0, "the first so many speakers of the voices; 0 takes all", least=0)
     device: str = option("cpu", "where the model runs")
 
 
@@ -77,15 +77,13 @@ def _trials(options: AccuracyOptions) -> tuple[str, Trials, Path]:
             f"There are no recordings at {source}. Give some: --voices FOLDER, or --trials FILE."
         )
     recordings = read_recordings(source)
-    if options.most and len(recordings) > options.most:
-        step = len(recordings) / options.most
-        recordings = [recordings[int(place * step)] for place in range(options.most)]
+    names = list(dict.fromkeys(recording.speaker for recording in recordings))
+    if options.speakers:
+        chosen = set(names[: options.speakers])
+        recordings = [recording for recording in recordings if recording.speaker in chosen]
     root = options.audio_root or (source if source.is_dir() else source.parent)
-    return (
-        BUNDLED if options.voices is None and not options.most else source.name,
-        all_pairs(recordings),
-        root,
-    )
+    bundled = options.voices is None and not options.speakers
+    return BUNDLED if bundled else f"voices in {source.name}", all_pairs(recordings), root
 
 
 def _policy(folder: Path) -> list[dict[str, Any]]:
@@ -179,8 +177,8 @@ def plot(recorded: Recorded, path: Path) -> None:
     plot_det(scores, labels, path, title=f"DET curve, {name} · {recorded.run['model']['name']}")
 
 
-EER_LIMITS = {BUNDLED: 0.05, "eval-librispeech": 0.04, "eval-so762": 0.08}
-"""Trial list -> highest EER, as a fraction."""
+EER_LIMITS = {BUNDLED: 0.02, "eval-librispeech": 0.04, "eval-so762": 0.08}
+"""Trial list -> highest EER, as a fraction. On the bundled, synthetic voices even an untrained network has 0.1."""
 
 BENCHMARK = Benchmark(
     name="accuracy",
@@ -200,5 +198,5 @@ BENCHMARK = Benchmark(
         )
         for name, limit in EER_LIMITS.items()
     ),
-    quick={"most": 12},
+    quick={"speakers": 3},
 )

@@ -129,16 +129,17 @@ def metrics(recorded: Recorded) -> Metrics:
         found = latency(recorded.values("seconds", "stage", stage=stage, case=case))
         for name in ("p50", "p95", "p99"):
             derived[f"{_key(stage, case)}_{name}_ms"] = 1e3 * getattr(found, name)
-    parts = [_p50(recorded, *part) for part in _parts(recorded)]
-    derived["identify_over_parts"] = _p50(recorded, WHOLE, IDENTIFY) / sum(parts)
+    # In CPU time: on one thread it is the latency of an idle machine, and holds on a busy one too.
+    parts = [_p50(recorded, *part, "cpu") for part in _parts(recorded)]
+    derived["identify_over_parts"] = _p50(recorded, WHOLE, IDENTIFY, "cpu") / sum(parts)
     derived["sql_share"] = sum(_p50(recorded, *part) for part in _parts(recorded) if part[0] == SQL) / _p50(
         recorded, WHOLE, IDENTIFY
     )
     return derived
 
 
-def _p50(recorded: Recorded, stage: str, case: str) -> float:
-    return latency(recorded.values("seconds", "stage", stage=stage, case=case)).p50
+def _p50(recorded: Recorded, stage: str, case: str, field: str = "seconds") -> float:
+    return latency(recorded.values(field, "stage", stage=stage, case=case)).p50
 
 
 def _parts(recorded: Recorded) -> list[tuple[str, str]]:
@@ -221,7 +222,7 @@ BENCHMARK = Benchmark(
             why="what the default model was sized for",
         ),
         Bound(
-            name="identification beside the sum of its stages",
+            name="CPU time of an identification beside its stages",
             metric="identify_over_parts",
             at_most=1.15,
             unit="x",
