@@ -212,8 +212,18 @@ def test_names_that_are_no_text(speech: dict[str, list[Path]], vault: Vault, tmp
         assert (summary.enrolled, summary.rejected) == (1, 0)
     assert vault.enrollments("tsv")[0].source_name == "tab?here?.wav"
     assert json.loads((tmp_path / "r.jsonl").read_text())["path"] == str(odd)
-    with (tmp_path / "r.tsv").open(newline="", errors="surrogateescape") as file:
-        assert [line["path"] for line in csv.DictReader(file, delimiter="\t")] == [str(odd)]
+    with (tmp_path / "r.tsv").open(newline="", encoding="utf-8") as file:
+        (line,) = csv.DictReader(file, delimiter="\t")
+    assert line["path"] == str(odd).replace("\udcff", "\\udcff")
+    speakers = ["\ud800", "nul\0", "", "\t"]
+    seen: list[RowOutcome] = []
+    vault.enroll_many(
+        [ManifestRow(odd, speaker) for speaker in speakers],
+        workers=1,
+        results=tmp_path / "r.tsv",
+        progress=seen.append,
+    )
+    assert [(o.status, o.code) for o in seen] == [("rejected", "INVALID_REQUEST")] * 4
 
 
 def test_wrong_arguments_and_nothing_to_do(vault: Vault, tmp_path: Path) -> None:

@@ -125,7 +125,15 @@ def test_batch_and_duplicate_policies(store: Store, embedding: MakeEmbedding) ->
     made = store.add_enrollments("c", [*rows, rows[0]], policy=DuplicatePolicy.SKIP)
     assert [m is None for m in made] == [False] * 9 + [True]
     assert store.position("c").generation == 1
-    assert store.known_sources("c") == {(r.speaker_id, r.embedding.source_sha256) for r in rows}
+    everybody = {r.speaker_id for r in rows}
+    sources = {
+        speaker: {r.embedding.source_sha256 for r in rows if r.speaker_id == speaker} for speaker in everybody
+    }
+    assert store.known_sources("c", [*everybody, "nobody"]) == sources
+    for nobody in (["nobody"], [], ["x" * 300, "\0", "\ud800"]):
+        assert store.known_sources("c", nobody) == {}
+    one = next(iter(everybody))
+    assert store.known_sources("c", [one, one]) == {one: sources[one]}
     assert store.add_enrollments("c", rows, policy=DuplicatePolicy.SKIP) == [None] * 9
     skipped = store.add_enrollment("c", "s0", embedding(0), policy=DuplicatePolicy.SKIP)
     assert made[0] is not None and skipped.id == made[0].id

@@ -57,6 +57,12 @@ class Pool:
             self._putters -= 1
             self._changed.notify_all()
 
+    def expects(self) -> bool:
+        """Waits until something is there; False where nothing comes."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._count or not self._putters)
+            return not self._stopped and self._count > 0
+
     def take(self) -> list[Prepared] | None:
         """The next batch, longest first of its window; None once there is nothing to come."""
         with self._changed:

@@ -27,8 +27,8 @@ class ResultFile:
         if not self._json and path.suffix.lower() != ".tsv":
             raise RequestError(f"{path} must end in .jsonl or .tsv, by which its format is chosen.")
         try:
-            # Paths that are no UTF-8 come out as they are on the disk.
-            self._file = path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+            # Names that are no UTF-8 are exact in JSON, and can be read in a table.
+            self._file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
         except OSError as error:
             raise RequestError(f"{path} cannot be written: {error.strerror}.", path=str(path)) from error
         self._table = csv.writer(self._file, delimiter="\t", lineterminator="\n")

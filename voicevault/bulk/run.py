@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
+from itertools import islice
 from pathlib import Path
 from queue import Queue
 from threading import Event, Lock, Semaphore, Thread
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_BLOCK = 256
+"""Rows that are read at a time, to look up together what their speakers have."""
 _ATTEMPTS = 5
 """Times that a batch is tried while other writers hold the collection."""
 
@@ -82,15 +85,15 @@ def enroll_many(
     if batch < 1:
         raise RequestError("batch must be 1 or more.", batch=batch)
     start = time.monotonic()
-    known: dict[str, set[str]] = {}
-    if duplicates is DuplicatePolicy.SKIP:
-        for speaker, sha256 in store.known_sources(collection):
-            known.setdefault(speaker, set()).add(sha256)
+
+    def known_sources(speakers: Iterable[str]) -> dict[str, set[str]]:
+        return store.known_sources(collection, speakers) if duplicates is DuplicatePolicy.SKIP else {}
+
     statuses: Counter[str] = Counter()
     codes: Counter[str] = Counter()
     with ExitStack() as stack:
         file = stack.enter_context(ResultFile(results)) if results is not None else None
-        run = _Run(rows, pipeline, known, min_speech, workers, batch, timeout)
+        run = _Run(rows, pipeline, known_sources, min_speech, workers, batch, timeout)
         committer = _Committer(store, collection, duplicates, run.speakers)
         for event in stack.enter_context(closing(run.events())):
             for outcome in [event] if isinstance(event, RowOutcome) else committer.commit(event):
@@ -158,7 +161,7 @@ class _Run:
         self,
         rows: Iterable[ManifestRow],
         pipeline: EmbeddingPipeline,
-        known: dict[str, set[str]],
+        known_sources: Callable[[Iterable[str]], dict[str, set[str]]],
         min_speech: float,
         workers: int | None,
         batch: int,
@@ -169,8 +172,9 @@ class _Run:
         limits = pipeline.limits
         timeout = 60.0 + limits.max_seconds / 10 if timeout is None else timeout
         self.speakers: dict[str, ManifestRow] = {}
-        self._rows, self._reading = iter(rows), Lock()
-        self._pipeline, self._known, self._min_speech = pipeline, known, min_speech
+        self._rows, self._block, self._reading = iter(rows), deque[ManifestRow](), Lock()
+        self._known: dict[str, set[str]] = {}
+        self._known_sources, self._pipeline, self._min_speech = known_sources, pipeline, min_speech
         self._decoders = [Decoder(pipeline.detector, limits, min_speech, timeout) for _ in range(workers)]
         # Whoever computes holds a core. Where the pool is full those that decode let go of theirs, where it is
         # empty those that embed: neither kind needs a share of its own, and no core is idle.
@@ -240,10 +244,13 @@ class _Run:
 
     def _next_row(self) -> ManifestRow | None:
         with self._reading:
-            row = next(self._rows, None)
-            if row is not None:
-                self.speakers.setdefault(row.speaker, row)
-            return row
+            if not self._block:
+                self._block.extend(islice(self._rows, _BLOCK))
+                new = {row.speaker for row in self._block} - self.speakers.keys()
+                self._known |= self._known_sources(new) if new else {}
+                for row in self._block:
+                    self.speakers.setdefault(row.speaker, row)
+            return self._block.popleft() if self._block else None
 
     def _prepare(self, row: ManifestRow, decoder: Decoder) -> Prepared | RowOutcome:
         known = self._known.get(row.speaker)
@@ -252,12 +259,14 @@ class _Run:
         return decoder.prepare(row)
 
     def _embed(self) -> None:
+        if not self._pool.expects():
+            return
+        with self._model_lock:
+            if not self._model_ready:
+                with self._cores:  # loading it is work too, and there is decoding to be done meanwhile
+                    self._model.enter_context(self._pipeline.encoder.one_thread_per_call())
+                self._model_ready = True
         while (batch := self._pool.take()) is not None:
-            with self._model_lock:
-                if not self._model_ready:
-                    with self._cores:  # loading it is work too
-                        self._model.enter_context(self._pipeline.encoder.one_thread_per_call())
-                    self._model_ready = True
             with self._cores:
                 done = embed_batch(batch, self._pipeline, self._min_speech)
             self._pool.done(batch)

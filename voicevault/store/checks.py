@@ -21,6 +21,14 @@ def checked_text(value: str, what: str, limit: int = 255) -> str:
     return value
 
 
+def can_be_id(value: str) -> bool:
+    """Whether a speaker may have this id; a database may choke on being asked for one that may not."""
+    try:
+        return bool(checked_text(value, "speaker id"))
+    except RequestError:
+        return False
+
+
 def checked_name(value: str | None) -> str | None:
     return None if value is None else checked_text(value, "name", 1024)
 

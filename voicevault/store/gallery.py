@@ -10,7 +10,7 @@ from sqlalchemy import LargeBinary, Result, func, select, type_coerce
 from sqlalchemy.orm import Session
 
 from voicevault.errors import NotEnrolledError
-from voicevault.store.checks import checked_tags
+from voicevault.store.checks import can_be_id, checked_tags
 from voicevault.store.database import Database, find_collection
 from voicevault.store.enrollments import CHUNK
 from voicevault.store.speakers import find_speaker
@@ -155,15 +155,24 @@ class Gallery(Database):
                 raise NotEnrolledError(f"The speaker {speaker_id!r} has no enrollment.", speaker=speaker_id)
             return row.vector, found.generation
 
-    def known_sources(self, collection: str) -> set[tuple[str, str]]:
-        """(speaker id, SHA-256 of the source file) of every enrollment."""
+    def known_sources(self, collection: str, speakers: Iterable[str]) -> dict[str, set[str]]:
+        """The SHA-256 of the source file of each enrollment, by speaker id; who has none is left out."""
+        wanted = sorted(speaker for speaker in set(speakers) if can_be_id(speaker))
+        known: dict[str, set[str]] = {}
         with self._reading() as session:
-            query = (
-                select(SpeakerRow.public_id, EnrollmentRow.source_sha256)
-                .join(EnrollmentRow, EnrollmentRow.speaker_key == SpeakerRow.key)
-                .where(SpeakerRow.collection_id == find_collection(session, collection).id)
-            )
-            return {(speaker, sha) for speaker, sha in session.execute(query)}
+            found = find_collection(session, collection)
+            for start in range(0, len(wanted), CHUNK):
+                query = (
+                    select(SpeakerRow.public_id, EnrollmentRow.source_sha256)
+                    .join(EnrollmentRow, EnrollmentRow.speaker_key == SpeakerRow.key)
+                    .where(
+                        SpeakerRow.collection_id == found.id,
+                        SpeakerRow.public_id.in_(wanted[start : start + CHUNK]),
+                    )
+                )
+                for speaker, sha in session.execute(query):
+                    known.setdefault(speaker, set()).add(sha)
+        return known
 
     def keys_with_tags(self, collection: str, tags: Iterable[str]) -> Int64Array:
         """Keys of the speakers that have a voiceprint and carry all of `tags`: sorted, unique, int64."""
