@@ -66,10 +66,10 @@ def run(session: Session) -> int:
         if not session.json:
             _show_claims(session, claims)
 
-    wrong = sum(not one.right for one in (*questions, *strangers, *claims)) + done.rejected
-    total = len(questions) + len(strangers) + len(claims)
+    rights = [one.right for one in (*questions, *strangers)] + [one.right for one in claims]
+    wrong = rights.count(False) + done.rejected
     tell("")
-    tell(f"All {total} answers are right." if not wrong else f"WRONG: {wrong} of {total} answers.")
+    tell(f"All {len(rights)} answers are right." if not wrong else f"WRONG: {wrong} of {len(rights)} answers.")
     if session.json:
         session.answer(
             {

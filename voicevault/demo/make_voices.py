@@ -74,21 +74,21 @@ class Voice:
 
 
 VOICES = (
-    Voice("alba", "flite", "slt", "en", "US English woman"),
     Voice("angus", "flite", "awb", "en", "Scottish English man"),
-    Voice("ray", "flite", "rms", "en", "US English man"),
-    Voice("karl", "flite", "kal16", "en", "US English man, diphones"),
-    Voice("keith", "festival", "ked_diphone", "en", "US English man, diphones"),
     Voice("ona", "festival", "upc_ca_ona_hts", "ca", "Catalan woman"),
-    Voice("nikolai", "festival", "msu_ru_nsh_clunits", "ru", "Russian man", enrolled=False),
+    Voice("ray", "flite", "rms", "en", "US English man"),
     Voice("liisa", "festival", "suo_fi_lj_diphone", "fi", "Finnish woman"),
     Voice("mauri", "festival", "hy_fi_mv_diphone", "fi", "Finnish man"),
-    Voice("belinda", "espeak-ng", "en-us+belinda", "en", "formant synthesis, high voice", enrolled=False),
-    Voice("hugo", "espeak-ng", "en-us+Hugo", "en", "formant synthesis, bright voice", enrolled=False),
-    Voice("rob", "espeak-ng", "en-us+rob", "en", "formant synthesis, deep voice"),
+    Voice("keith", "festival", "ked_diphone", "en", "US English man, diphones"),
     Voice("anika", "espeak-ng", "en-us+anika", "en", "formant synthesis, soft voice"),
+    Voice("david", "espeak-ng", "en-us+david", "en", "Klatt's synthesis, low voice"),
+    Voice("kauko", "espeak-ng", "en-us+kaukovalta", "en", "formant synthesis, hoarse voice"),
+    Voice("rob", "espeak-ng", "en-us+rob", "en", "formant synthesis, deep voice"),
     Voice("robot", "espeak-ng", "en-us+UniRobot", "en", "formant synthesis, robot"),
-    Voice("david", "espeak-ng", "en-us+david", "en", "Klatt's formant synthesis, low voice"),
+    Voice("shelby", "espeak-ng", "en-us+shelby", "en", "formant synthesis, high voice"),
+    Voice("alba", "flite", "slt", "en", "US English woman", enrolled=False),
+    Voice("belinda", "espeak-ng", "en-us+belinda", "en", "formant synthesis, clear voice", enrolled=False),
+    Voice("nikolai", "festival", "msu_ru_nsh_clunits", "ru", "Russian man", enrolled=False),
 )
 
 
