@@ -1,4 +1,4 @@
-"""Search latency against gallery size, beside numpy, bare FAISS and reading the same memory once."""
+"""Search latency of the exact index against gallery size, beside numpy, bare FAISS and one read of the memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from voicevault.types import Float32Array, VoiceIndex
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-OURS, BATCH, NUMPY, FAISS, READ = "voicevault", "voicevault, batch", "numpy", "FAISS flat", "memory read"
+OURS, BATCH, NUMPY, FAISS, READ = "exact index", "exact index, batch", "numpy", "FAISS flat", "memory read"
 STYLES = {OURS: "-o", BATCH: "-s", NUMPY: "--^", FAISS: "--v", READ: ":"}
 JUDGED = 100_000
 """Gallery size that the bounds speak of."""
@@ -38,7 +38,7 @@ class SearchOptions(Options):
 
 
 def make_index(vectors: Float32Array) -> VoiceIndex:
-    """The index that a vault searches, holding `vectors` [n, d] under the keys 0 to n - 1."""
+    """The exact index, holding `vectors` [n, d] under the keys 0 to n - 1."""
     from voicevault.index import FlatIndex
     from voicevault.types import GalleryPosition
 
@@ -193,7 +193,7 @@ def plot(recorded: Recorded, path: Path) -> None:
     log_axis(axes, "y")
     axes.set_xlabel("Speakers in the gallery")
     axes.set_ylabel("Milliseconds per probe (median)")
-    axes.set_title("Search latency against gallery size, one core", loc="left", color=INK)
+    axes.set_title("Search of the exact index against gallery size, one core", loc="left", color=INK)
     legend(axes)
     footer(figure, where(recorded))
     save(figure, path)
@@ -201,7 +201,7 @@ def plot(recorded: Recorded, path: Path) -> None:
 
 BENCHMARK = Benchmark(
     name="search",
-    summary="search latency against gallery size, beside numpy, FAISS and the memory's own speed",
+    summary="search latency of the exact index against gallery size, beside numpy, FAISS and the memory's own speed",
     options=SearchOptions,
     measure=measure,
     metrics=metrics,
