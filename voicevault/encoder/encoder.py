@@ -1,17 +1,19 @@
-"""Batched inference: waveforms in, unit vectors out."""
+"""Waveforms in, unit vectors out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from voicevault.encoder.checkpoint import load_checkpoint
-from voicevault.encoder.frontend import minimum_samples
+from voicevault.encoder.engine import open_engine
+from voicevault.encoder.variants import FP32, load_ranges
 from voicevault.errors import RequestError, SettingsError
 from voicevault.types import SAMPLE_RATE, Float32Array
 
@@ -19,47 +21,52 @@ WHOLE = 60 * SAMPLE_RATE
 """Samples up to which a recording is embedded in one piece."""
 PIECE = 30 * SAMPLE_RATE
 """Longest piece of a recording above that."""
-BATCH = 64 * SAMPLE_RATE
-"""Samples of a batch, padding included: what bounds the memory."""
-SPREAD = 1.25
-"""The longest of a batch is at most so many times as long as its shortest, so padding stays below a fifth."""
 
 
-class TorchEncoder:
+class ModelEncoder:
     """A model folder, ready to embed. Thread-safe; implements `types.Encoder`.
 
     A recording shorter than the network's shortest input is repeated to that length. One above 60 s is cut
     into equal pieces of 30 s at most, and the mean of their unit vectors, weighted by length, is its
-    embedding. Weights stored in half precision compute in float32.
+    embedding: so memory is bounded, however long it is. Weights stored in half precision compute in float32.
 
     Args:
-        folder: config.json and model.safetensors.
-        threads: torch threads, of the whole process; None leaves them.
+        folder: config.json and the weights.
+        threads: Most threads of one call; None is one per core. Where torch computes, they are those of the process.
         device: A torch device.
+        precision: ``fp32``, ``int8`` (for which `quantization` must have made the variant), or None for what the folder
+            says.
 
     Raises:
         CheckpointError: The folder is incomplete or damaged.
-        SettingsError: The device is not there.
+        SettingsError: The device is not there, or the folder has no such precision, or the device cannot compute in it.
     """
 
-    def __init__(self, folder: Path, *, threads: int | None = None, device: str = "cpu") -> None:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self._model, self._model_id = load_checkpoint(folder)
+    def __init__(
+        self, folder: Path, *, threads: int | None = None, device: str = "cpu", precision: str | None = None
+    ) -> None:
+        model, self._model_id = load_checkpoint(folder)
         try:
-            self._device = torch.device(device)
-            self._model.to(self._device)
+            target = torch.device(device)
+            model.to(target)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise SettingsError(
                 f"The model cannot run on device {device!r} ({reason}). Set device to cpu.", device=device
             ) from error
-        config = self._model.config
-        self._shortest = minimum_samples(config.frontend, config.architecture.minimum_frames())
+        self._config = model.config
+        self._shortest = model.minimum_samples
+        ranges = load_ranges(folder, self._model_id, precision)
+        self._engine = open_engine(model, target, threads, ranges)
+        if precision not in (None, FP32) and not self._engine.name.endswith(precision or ""):
+            raise SettingsError(
+                f"This model does not run in {precision} on {device} by {self._engine.name}. Set precision to {FP32}.",
+                precision=precision,
+            )
 
     @property
     def name(self) -> str:
-        return self._model.config.name
+        return self._config.name
 
     @property
     def model_id(self) -> str:
@@ -67,7 +74,12 @@ class TorchEncoder:
 
     @property
     def dim(self) -> int:
-        return self._model.config.architecture.embedding
+        return self._config.architecture.embedding
+
+    @property
+    def engine(self) -> str:
+        """What computes: ``torch``, ``openvino`` or ``openvino-int8``."""
+        return self._engine.name
 
     def embed(self, waveforms: Sequence[Float32Array]) -> Float32Array:
         """float32 mono 16 kHz [n] each, of any lengths above 0 -> float32 unit rows [len(waveforms), d].
@@ -84,21 +96,14 @@ class TorchEncoder:
                 pieces.append(piece)
                 owners.append(owner)
         sums = np.zeros((len(waveforms), self.dim), dtype=np.float64)
-        for batch in batches([len(piece) for piece in pieces]):
-            vectors = self._forward([pieces[i] for i in batch])
-            for i, vector in zip(batch, vectors, strict=True):
-                sums[owners[i]] += _unit(vector) * len(pieces[i])
+        if pieces:
+            lengths = np.array([[len(piece)] for piece in pieces])
+            np.add.at(sums, owners, _unit(self._engine.embed(pieces).astype(np.float64)) * lengths)
         return _unit(sums).astype(np.float32)
 
-    @contextmanager
-    def one_thread_per_call(self) -> Iterator[None]:
-        """See `types.Encoder`. The number of torch's threads belongs to the process and is put back."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+    def one_thread_per_call(self) -> AbstractContextManager[None]:
+        """See `types.Encoder`."""
+        return self._engine.one_thread_per_call()
 
     def _pieces(self, waveform: Float32Array) -> list[Float32Array]:
         if len(waveform) < self._shortest:
@@ -107,33 +112,8 @@ class TorchEncoder:
             return [waveform]
         return list(np.array_split(waveform, math.ceil(len(waveform) / PIECE)))
 
-    def _forward(self, batch: Sequence[Float32Array]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        lengths = [len(waveform) for waveform in batch]
-        padded = np.zeros((len(batch), max(lengths)), dtype=np.float32)
-        for row, waveform in zip(padded, batch, strict=True):
-            row[: len(waveform)] = waveform
-        with torch.inference_mode():
-            counts = None if min(lengths) == max(lengths) else torch.tensor(lengths, device=self._device)
-            out = self._model(torch.from_numpy(padded).to(self._device), counts)
-            return out.cpu().numpy().astype(np.float64)  # type: ignore[no-any-return]
 
-
-def batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Places of recordings that go through the network together, shortest first."""
-    batch: list[int] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        full = (len(batch) + 1) * lengths[i] > BATCH
-        if batch and (full or lengths[i] > SPREAD * lengths[batch[0]]):
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
-
-
-def _unit(
-    rows: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     # A zero vector becomes NaN, which the pipeline reports; it must not pass as an embedding.
     with np.errstate(invalid="ignore", divide="ignore"):
         return rows / np.linalg.norm(rows, axis=-1, keepdims=True)  # type: ignore[no-any-return]

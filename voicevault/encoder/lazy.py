@@ -28,11 +28,13 @@ def default_model_dir() -> Path:
     return Path(voicevault.__file__).parent / "models" / "default"
 
 
-def load_encoder(folder: Path, *, threads: int | None = None, device: str = "cpu") -> Encoder:
-    """The model of a folder, loaded. See `voicevault.encoder.encoder.TorchEncoder`."""
-    from voicevault.encoder.encoder import TorchEncoder
+def load_encoder(
+    folder: Path, *, threads: int | None = None, device: str = "cpu", precision: str | None = None
+) -> Encoder:
+    """The model of a folder, loaded. See `voicevault.encoder.encoder.ModelEncoder`."""
+    from voicevault.encoder.encoder import ModelEncoder
 
-    return TorchEncoder(folder, threads=threads, device=device)
+    return ModelEncoder(folder, threads=threads, device=device, precision=precision)
 
 
 def read_identity(folder: Path) -> ModelIdentity:
@@ -58,8 +60,10 @@ def read_identity(folder: Path) -> ModelIdentity:
 class LazyEncoder:
     """A model that loads when it is first asked for an embedding. Thread-safe; implements `types.Encoder`."""
 
-    def __init__(self, folder: Path, *, threads: int | None = None, device: str = "cpu") -> None:
-        self._folder, self._threads, self._device = folder, threads, device
+    def __init__(
+        self, folder: Path, *, threads: int | None = None, device: str = "cpu", precision: str | None = None
+    ) -> None:
+        self._folder, self._threads, self._device, self._precision = folder, threads, device, precision
         self._identity = read_identity(folder)
         self._encoder: Encoder | None = None
         self._lock = Lock()
@@ -80,7 +84,9 @@ class LazyEncoder:
         """The model itself. Raises CheckpointError where the folder does not hold what it says."""
         with self._lock:
             if self._encoder is None:
-                encoder = load_encoder(self._folder, threads=self._threads, device=self._device)
+                encoder = load_encoder(
+                    self._folder, threads=self._threads, device=self._device, precision=self._precision
+                )
                 if (encoder.model_id, encoder.dim) != (self.model_id, self.dim):
                     raise CheckpointError(f"{self._folder} was changed while it was in use; start again.")
                 self._encoder = encoder

@@ -1,0 +1,184 @@
+"""ECAPA-TDNN on the CPU, by OpenVINO.
+
+A single recording has all cores for itself. Of several, each core takes one at a time: nothing is padded to the length of
+another, and the activations of one recording stay in the core's cache, which a batch's do not.
+
+Nothing here calls ``openvino.convert_model``, which reports its use over the network unless it is told not to.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cached_property
+from queue import Empty, LifoQueue
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import openvino
+import torch
+
+from voicevault.cores import available_cores
+from voicevault.encoder.checkpoint import SpeakerModel
+from voicevault.encoder.engine import one_torch_thread
+from voicevault.encoder.engine_graph import EcapaGraph, Ranges, grid
+from voicevault.types import SAMPLE_RATE, Float32Array
+
+IN_FLIGHT = 60 * SAMPLE_RATE
+"""Samples whose activations are in memory at a time, unless a single recording is longer."""
+
+
+TAIL = 0.001
+"""Share of the values at either end of a recording's that need not fit into its range."""
+
+
+class OpenVinoEngine:
+    """Implements `engine.Engine`.
+
+    One call computes at a time, on up to `threads` threads; others wait. Within `one_thread_per_call` calls run side by side.
+
+    Args:
+        model: With an `EcapaTdnn`.
+        threads: None is one per core.
+        ranges: See `engine_graph`; None computes in float32.
+    """
+
+    def __init__(self, model: SpeakerModel, threads: int | None = None, ranges: Ranges | None = None) -> None:
+        self.name = "openvino" if ranges is None else "openvino-int8"
+        self.threads = threads if threads is not None else available_cores()
+        self._graph = EcapaGraph(model.network, ranges)
+        self._features = _Features(model, self._graph)
+        self._turn, self._building = Lock(), Lock()
+        self._callers = 0
+
+    def embed(self, pieces: Sequence[Float32Array]) -> Float32Array:
+        """See `engine.Engine`."""
+        if self._callers:
+            return np.stack([self._run(self._parallel, piece) for piece in pieces])
+        with self._turn:
+            if len(pieces) == 1 or self.threads == 1:
+                return np.stack([self._run(self._whole, piece) for piece in pieces])
+            return self._side_by_side(pieces)
+
+    @contextmanager
+    def one_thread_per_call(self) -> Iterator[None]:
+        """See `types.Encoder`."""
+        with self._building:
+            self._callers += 1
+        try:
+            yield
+        finally:
+            with self._building:
+                self._callers -= 1
+
+    def _side_by_side(self, pieces: Sequence[Float32Array]) -> Float32Array:
+        """Longest first, so that no core is left with a long one at the end."""
+        rows: list[Float32Array | None] = [None] * len(pieces)
+        running: deque[tuple[int, Future[Float32Array]]] = deque()
+        samples = 0
+        for i in sorted(range(len(pieces)), key=lambda i: -len(pieces[i])):
+            while running and samples + len(pieces[i]) > IN_FLIGHT:
+                done, future = running.popleft()
+                rows[done] = future.result()
+                samples -= len(pieces[done])
+            running.append((i, self._pool.submit(self._run, self._parallel, pieces[i])))
+            samples += len(pieces[i])
+        for i, future in running:
+            rows[i] = future.result()
+        return np.stack([row for row in rows if row is not None])
+
+    def _run(self, compiled: _Compiled, piece: Float32Array) -> Float32Array:
+        (rows,) = compiled.infer(self._features(piece)[1])
+        row: Float32Array = rows[0]
+        return row
+
+    @property
+    def _whole(self) -> _Compiled:
+        """All threads for one recording."""
+        with self._building:
+            return self._compiled_whole
+
+    @property
+    def _parallel(self) -> _Compiled:
+        """One thread for each of several recordings."""
+        with self._building:
+            return self._compiled_whole if self.threads == 1 else self._compiled_parallel
+
+    @cached_property
+    def _compiled_whole(self) -> _Compiled:
+        return _Compiled(self._graph.model, self.threads, 1)
+
+    @cached_property
+    def _compiled_parallel(self) -> _Compiled:
+        return _Compiled(self._graph.model, self.threads, self.threads)
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.threads, thread_name_prefix="embed")
+
+
+class _Compiled:
+    """A compiled graph with as many requests as were ever needed at once."""
+
+    def __init__(self, model: openvino.Model, threads: int, streams: int) -> None:
+        self._model = openvino.Core().compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_NUM_THREADS": threads,
+                "NUM_STREAMS": streams,
+                "INFERENCE_PRECISION_HINT": "f32",  # or a processor with bfloat16 computes in it
+                "ENABLE_CPU_PINNING": False,  # two processes must not share a core while another idles
+            },
+        )
+        self._idle: LifoQueue[Any] = LifoQueue()
+
+    def infer(self, inputs: list[Any]) -> list[Float32Array]:
+        """Inputs in order -> outputs in order."""
+        try:
+            request = self._idle.get_nowait()
+        except Empty:
+            request = self._model.create_infer_request()
+        request.infer(inputs, share_inputs=True)
+        outputs = [np.array(tensor.data, np.float32) for tensor in request.output_tensors]
+        self._idle.put(request)
+        return outputs
+
+
+class _Features:
+    """A recording to the inputs of the graph."""
+
+    def __init__(self, model: SpeakerModel, graph: EcapaGraph) -> None:
+        self._frontend = model.frontend
+        self._graph = graph
+
+    def __call__(self, piece: Float32Array) -> tuple[int, list[Any]]:
+        """float32 [n] -> frames, and features and positions for that many."""
+        with one_torch_thread(), torch.inference_mode():
+            samples = torch.from_numpy(np.require(piece, np.float32, ["C", "W"]))
+            features = self._frontend(samples[None])[0].numpy()
+        frames = features.shape[2]
+        padded = np.zeros((1, features.shape[1], grid(frames)), np.float32)
+        padded[:, :, :frames] = features
+        return frames, [padded, *self._graph.positions(frames)]
+
+
+def observe(model: SpeakerModel, speech: Sequence[Float32Array]) -> dict[str, tuple[float, float]]:
+    """The range of each quantisable input of the network, by its name.
+
+    Of each recording the middle 99.8 % of the values count, and of all recordings the widest range: a few values far out would
+    cost all others their precision, and a kind of recording that is rare would be cut off by a mean.
+    """
+    graph = EcapaGraph(model.network)
+    features, compiled = _Features(model, graph), _Compiled(graph.observer(), 1, 1)
+    lows, highs = dict.fromkeys(graph.points, 0.0), dict.fromkeys(graph.points, 0.0)
+    for samples in speech:
+        frames, inputs = features(samples)
+        for name, values in zip(graph.points, compiled.infer(inputs), strict=True):
+            own = frames if values.shape[2] == grid(frames) else -(-frames // model.network.config.stride)
+            low, high = np.quantile(values[0, :, :own], (TAIL, 1 - TAIL))
+            lows[name], highs[name] = min(lows[name], float(low)), max(highs[name], float(high))
+    return {name: (lows[name], highs[name]) for name in graph.points}
