@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -12,7 +13,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from voicevault.errors import CollectionNotFoundError, ModelMismatchError, RequestError
+from voicevault.errors import (
+    CollectionNotFoundError,
+    IndexUnavailableError,
+    ModelMismatchError,
+    RequestError,
+)
 from voicevault.gallery import Galleries
 from voicevault.scoring.decide import identification_threshold, verification_threshold
 from voicevault.scoring.policy import Policy
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
 
 DEFAULT_COLLECTION = "default"
 _PAGE = 1000
+_WARMED = 64
 
 
 class Vault:
@@ -183,7 +190,7 @@ class Vault:
             self._store.forget_speaker(collection, speaker_id)
         else:
             self._store.forget_enrollment(collection, speaker_id, enrollment_id)
-        self._galleries.discard(self._store.position(collection).uuid)
+        self._galleries.forget(collection)
 
     # --- enrollment --------------------------------------------------------------------------------------
 
@@ -345,10 +352,14 @@ class Vault:
         embedded = time.perf_counter()
         for last in (False, False, True):
             allow = self._store.keys_with_tags(collection, wanted) if wanted else None
-            index, position = self._galleries.current(collection)
-            self._check_model(position, collection)
-            size = index.stats().vectors if allow is None else len(allow)
-            found = index.search(embedding.vector[None], k, allow, at_least=position.generation)
+            found, size = self._galleries.search(
+                collection,
+                embedding.vector[None],
+                k,
+                allow,
+                check=partial(self._check_model, name=collection),
+            )
+            size = size if allow is None else len(allow)
             names = self._store.names_of(collection, found.ids[0].tolist())
             # Somebody may have been forgotten since the search; then ask again.
             if last or len(names) == found.ids.shape[1]:
@@ -383,8 +394,11 @@ class Vault:
 
         Raises:
             DatabaseUnavailableError, SchemaOutdatedError, CheckpointError.
+            IndexUnavailableError: The index of a collection is just being rebuilt from the database.
         """
         self._store.check_schema()
+        if self._galleries.rebuilding:
+            raise IndexUnavailableError("An index is being rebuilt from the database; its collection waits.")
         collections = len(self._store.collections())
         self._encoder.embed([np.ones(1600, dtype=np.float32) * np.float32(0.1)])
         return {
@@ -402,7 +416,8 @@ class Vault:
         """
         found = self.ready()
         _ = self.pipeline
-        for collection in self._store.collections():
+        # Of very many, the largest: the others open in milliseconds.
+        for collection in sorted(self._store.collections(), key=lambda found: -found.speakers)[:_WARMED]:
             if collection.model_id == self.model_id:
                 with suppress(CollectionNotFoundError):  # deleted meanwhile
                     self._galleries.current(collection.name)
@@ -426,12 +441,12 @@ class Vault:
         self._check_model(position, collection)
         return position
 
-    def _check_model(self, position: GalleryPosition, collection: str) -> None:
+    def _check_model(self, position: GalleryPosition, name: str) -> None:
         if (position.model_id, position.dim) != (self.model_id, self.dim):
             raise ModelMismatchError(
-                f"The collection {collection!r} belongs to another model than {self.encoder_name!r}."
+                f"The collection {name!r} belongs to another model than {self.encoder_name!r}."
                 " Open the vault with its model, or create a collection for this one.",
-                collection=collection,
+                collection=name,
                 collection_model=position.model_id,
                 model=self.model_id,
             )

@@ -1,6 +1,18 @@
 """Searchable voiceprints: caches of the database that any process may drop and rebuild."""
 
+from voicevault.index.base import Base, BuildStoppedError, can_compress, write_base
+from voicevault.index.compressed import CompressedIndex
 from voicevault.index.flat import FlatIndex
+from voicevault.index.segment import claim
 from voicevault.index.snapshot import SnapshotRejected
 
-__all__ = ["FlatIndex", "SnapshotRejected"]
+__all__ = [
+    "Base",
+    "BuildStoppedError",
+    "CompressedIndex",
+    "FlatIndex",
+    "SnapshotRejected",
+    "can_compress",
+    "claim",
+    "write_base",
+]

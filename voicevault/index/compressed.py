@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,7 @@ class CompressedIndex:
         self._unerased: list[Int64Array] = []
         self._closed = False
         self._lock = ReadWriteLock()
+        self._erasing = Lock()
 
     def apply(self, changes: Sequence[Change], generation: int, token: str) -> None:
         """See `FlatIndex.apply`."""
@@ -79,15 +81,20 @@ class CompressedIndex:
 
     def erase(self) -> None:
         """Overwrites what was replaced or removed, in memory and in the file, so that it waits for no compaction.
+        Searches and changes go on.
 
         Raises:
             OSError: The file cannot be written.
         """
-        with self._lock.write():
-            self._check_open()
-            if self._unerased:
-                self._base.erase(np.concatenate(self._unerased))
-                self._unerased = []
+        with self._erasing:
+            with self._lock.read():
+                self._check_open()
+                taken = list(self._unerased)
+            if taken:
+                # No search looks at these rows any more: they are marked.
+                self._base.erase(np.concatenate(taken))
+                with self._lock.write():
+                    del self._unerased[: len(taken)]
 
     def search(
         self, probes: Float32Array, k: int, allow: Int64Array | None = None, at_least: int = 0

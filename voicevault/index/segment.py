@@ -268,19 +268,17 @@ def file_lock(file: BinaryIO, exclusive: bool) -> Iterator[None]:
 
 
 @contextmanager
-def claim(path: Path) -> Iterator[bool]:
-    """Whether this process, and this caller in it, is the only one that holds the lock file at `path`; it does not
-    wait."""
+def claim(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether this caller is the only one, here and in other processes, that holds the lock file at `path`; with
+    `wait` it waits until it is."""
     with path.open("ab") as file:
-        if fcntl is None:
-            yield True
-            return
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
+        if fcntl is not None:
+            try:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except OSError:
+                yield False
+                return
+        yield True  # closing the file lets go
 
 
 def _sha(data: memoryview) -> bytes:

@@ -1,0 +1,332 @@
+"""The indexes that a process holds, each caught up with the database before every answer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Lock
+
+from voicevault.errors import CollectionNotFoundError, IndexUnavailableError
+from voicevault.gallery.files import Index, IndexFiles, Limits
+from voicevault.index import BuildStoppedError, CompressedIndex, FlatIndex, SnapshotRejected
+from voicevault.store import Store
+from voicevault.types import Float32Array, GalleryPosition, Int64Array, Op, SearchResult
+
+log = logging.getLogger(__name__)
+
+SAVE_AFTER = 1000
+"""Changes after which the file of an exact index is written anew; what is missing in it is read from the log."""
+WORTH_SAVING = 1000
+"""Voiceprints from which an exact index that is let go of is saved first: fewer are read from the database as fast."""
+_UPKEEP_PAUSE = 1.0
+"""Seconds between two tries, while another process does the work."""
+
+
+@dataclass
+class _Held:
+    """The index of one collection, and how many changes the file of an exact one lacks."""
+
+    uuid: str
+    collection: str
+    index: Index
+    unsaved: int
+    file: Lock = field(default_factory=Lock)
+    upkeep: Lock = field(default_factory=Lock)
+    upkeep_after: float = 0.0
+
+
+class Galleries:
+    """One index per collection, found by the collection's UUID, opened when it is first asked for. Thread-safe.
+
+    The files under `folder` are a cache: a missing, damaged or foreign one costs a rebuild, and one that
+    cannot be written costs the next start a rebuild. One thread in the background compacts, erases and checks.
+
+    Args:
+        limits: Tiers, and what is held at a time.
+    """
+
+    def __init__(self, store: Store, folder: Path, limits: Limits | None = None) -> None:
+        self._store = store
+        self._limits = limits or Limits()
+        self._stop = Event()
+        self._files = IndexFiles(store, folder, self._limits, self._stop)
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._lock = Lock()
+        self._building: dict[str, Lock] = {}
+        self._rebuilding: set[str] = set()
+        self._background: ThreadPoolExecutor | None = None
+        self.rebuilds = 0
+        """Indexes that were read from the database because their file was missing or could not be used."""
+
+    def current(self, collection: str) -> tuple[Index, GalleryPosition]:
+        """The index at the collection's present generation or later, and the position it was measured by.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+            IndexUnavailableError: The collection was made anew again and again meanwhile.
+        """
+        for _ in range(5):
+            position = self._store.position(collection)
+            with self._lock:
+                held = self._held.get(position.uuid)
+                if held is not None:
+                    self._held.move_to_end(position.uuid)
+            if held is not None:
+                index = held.index
+                if self._caught_up(collection, held, index, position):
+                    self._save_if_due(held)
+                    return index, position
+            with self._lock:
+                building = self._building.setdefault(position.uuid, Lock())
+            with building:
+                try:
+                    if self._held.get(position.uuid) is held:
+                        self._build(collection, position, discard=held is not None)
+                finally:
+                    self._building.pop(position.uuid, None)
+        raise IndexUnavailableError("The collection is changing too fast to be searched; try again.")
+
+    def search(
+        self,
+        collection: str,
+        probes: Float32Array,
+        k: int,
+        allow: Int64Array | None = None,
+        check: Callable[[GalleryPosition], None] = lambda _: None,
+    ) -> tuple[SearchResult, int]:
+        """See `VoiceIndex.search`; at the collection's present generation or later.
+
+        Args:
+            check: Called with the collection's position before the search; it raises where the question must not be
+                put to it.
+
+        Returns:
+            The answer, and the number of voiceprints in the collection.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+            RequestError: The question makes no sense.
+            IndexUnavailableError: The index cannot answer.
+        """
+        for _ in range(3):
+            index, position = self.current(collection)
+            check(position)
+            try:
+                found = index.search(probes, k, allow, at_least=position.generation)
+                return found, index.stats().vectors
+            except SnapshotRejected as rejected:
+                self._reject(position.uuid, index, str(rejected))
+        raise IndexUnavailableError("The index file is damaged again and again; check the disk.")
+
+    @property
+    def rebuilding(self) -> bool:
+        """Whether an index is just being read from the database; questions to its collection wait for it."""
+        return bool(self._rebuilding)
+
+    # --- catching up -------------------------------------------------------------------------------------
+
+    def _caught_up(self, collection: str, held: _Held, index: Index, position: GalleryPosition) -> bool:
+        """Whether the index is level now; False where its history is not the collection's."""
+        generation, token = index.generation, index.token
+        if generation == position.generation:
+            # Two reads of a moving index: equal to the collection's newest, they belong together.
+            return token == position.token or index.generation != generation
+        if self._store.token_at(collection, generation) != token:
+            return index.generation != generation and index.generation >= position.generation
+        seen, changes = self._store.changes(collection, generation)
+        if seen.uuid != held.uuid:
+            return False
+        index.apply(changes, seen.generation, seen.token)
+        held.unsaved += len(changes)
+        if any(change.op is Op.REMOVE for change in changes):
+            if isinstance(index, FlatIndex):
+                self._delete_file(held)
+            else:
+                self._later(lambda: self._erase(held))
+        self._look_after(held)
+        return True
+
+    def _build(self, collection: str, position: GalleryPosition, discard: bool) -> None:
+        index = None if discard else self._files.open(collection, position)
+        if index is not None:
+            self._hold(_Held(position.uuid, collection, index, 0))
+            return
+        self._rebuilding.add(position.uuid)
+        try:
+            started = time.monotonic()
+            seen, index = self._files.build(collection)
+            self.rebuilds += 1
+            count = index.stats().vectors
+            log.info("index of %s: %d voiceprints in %.1f s", collection, count, time.monotonic() - started)
+        finally:
+            self._rebuilding.discard(position.uuid)
+        # Under a new UUID the caller comes round again and finds it there.
+        self._hold(_Held(seen.uuid, collection, index, count))
+        if discard and seen.uuid != position.uuid:
+            self._held.pop(position.uuid, None)
+
+    def _hold(self, held: _Held) -> None:
+        with self._lock:
+            self._held[held.uuid] = held
+            self._held.move_to_end(held.uuid)
+            leave, total = [], 0
+            for rank, (uuid, other) in enumerate(reversed(self._held.items())):
+                total += other.index.stats().bytes
+                if rank and (rank >= self._limits.open_most or total > self._limits.bytes_most):
+                    leave.append(uuid)
+            gone = [self._held.pop(uuid) for uuid in leave]
+        for other in gone:
+            # Not closed: somebody may be searching it. It goes when the last one lets go of it.
+            if other.index.stats().vectors >= WORTH_SAVING:
+                self._save(other)
+        if isinstance(held.index, CompressedIndex):
+            self._later(lambda: self._scrub(held))
+        self._look_after(held)
+
+    # --- files -------------------------------------------------------------------------------------------
+
+    def forget(self, collection: str) -> None:
+        """Takes what was removed or replaced out of the files, before it returns.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+        """
+        uuid = self._store.position(collection).uuid
+        held = self._held.get(uuid)
+        if held is None and not self._files.base(uuid).exists():
+            self._files.discard(uuid)
+            return
+        self.current(collection)
+        held = self._held.get(uuid)
+        if held is not None and isinstance(held.index, CompressedIndex):
+            self._erase(held)
+        elif held is not None:
+            self._delete_file(held)
+
+    def discard(self, uuid: str) -> None:
+        """Deletes the index files of a collection."""
+        held = self._held.get(uuid)
+        if held is not None:
+            self._delete_file(held)
+        else:
+            self._files.discard(uuid)
+
+    def drop(self, uuid: str) -> None:
+        """Lets go of a deleted collection, in memory and on disk."""
+        self._held.pop(uuid, None)
+        self._files.discard(uuid)
+
+    def close(self) -> None:
+        """Ends what runs in the background, and saves what changed."""
+        with self._lock:
+            self._stop.set()
+        if self._background is not None:
+            self._background.shutdown(wait=True, cancel_futures=True)
+        for held in list(self._held.values()):
+            self._save(held)
+            held.index.close()
+        self._held.clear()
+
+    def _delete_file(self, held: _Held) -> None:
+        with held.file:  # a save that runs may still hold what was removed
+            self._files.discard(held.uuid)
+            held.unsaved = max(held.unsaved, 1)
+
+    def _save_if_due(self, held: _Held) -> None:
+        if held.unsaved >= SAVE_AFTER and not held.file.locked():
+            self._save(held)
+
+    def _save(self, held: _Held) -> None:
+        if not held.unsaved or not isinstance(held.index, FlatIndex):
+            return
+        with held.file:
+            try:
+                self._files.make_folder()
+                held.unsaved = 0
+                held.index.save(self._files.flat(held.uuid))
+            except OSError as error:
+                log.warning("index file of collection %s cannot be written: %s", held.uuid, error)
+
+    def _reject(self, uuid: str, index: Index, reason: str) -> None:
+        log.warning("index file of collection %s %s; rebuilding from the database", uuid, reason)
+        with self._lock:
+            held = self._held.get(uuid)
+            if held is None or held.index is not index:
+                return
+            self._held.pop(uuid)
+        self._files.discard(uuid)
+
+    # --- in the background -------------------------------------------------------------------------------
+
+    def _later(self, work: Callable[[], None]) -> None:
+        with self._lock:
+            if self._stop.is_set():
+                return
+            if self._background is None:
+                self._background = ThreadPoolExecutor(1, thread_name_prefix="voicevault-index")
+            self._background.submit(_logged, work)
+
+    def _look_after(self, held: _Held) -> None:
+        """Has the index compacted, or moved to another tier, where that is due."""
+        if time.monotonic() < held.upkeep_after or not self._limits.upkeep_due(held.index):
+            return
+        if held.upkeep.acquire(blocking=False):
+            self._later(lambda: self._upkeep(held))
+
+    def _upkeep(self, held: _Held) -> None:
+        old = held.index
+        try:
+            new = self._files.compact(held.collection, held.uuid, old)
+            if new is None:
+                return
+            self._catch_up_unheld(held.collection, held.uuid, new)
+            with self._lock:
+                if held.index is old:
+                    held.index, held.unsaved = new, 0
+            if isinstance(new, CompressedIndex):
+                self._erase(held)
+                self._scrub(held)
+        except (BuildStoppedError, CollectionNotFoundError):
+            pass
+        except SnapshotRejected as rejected:
+            self._reject(held.uuid, old, str(rejected))
+        finally:
+            held.upkeep_after = time.monotonic() + _UPKEEP_PAUSE
+            held.upkeep.release()
+
+    def _catch_up_unheld(self, collection: str, uuid: str, index: Index) -> None:
+        # Most of what came meanwhile, so that the first question after the change has little left to do.
+        seen, changes = self._store.changes(collection, index.generation)
+        if seen.uuid == uuid:
+            index.apply(changes, seen.generation, seen.token)
+
+    def _erase(self, held: _Held) -> None:
+        index = held.index
+        if not isinstance(index, CompressedIndex):
+            return
+        try:
+            index.erase()
+        except OSError as error:
+            log.warning("index file of collection %s cannot be erased in place: %s", held.uuid, error)
+            self._files.discard(held.uuid)
+
+    def _scrub(self, held: _Held) -> None:
+        index = held.index
+        if not isinstance(index, CompressedIndex) or index.base.scrubbed:
+            return
+        try:
+            index.base.scrub(self._stop.is_set)
+        except SnapshotRejected as rejected:
+            self._reject(held.uuid, index, str(rejected))
+
+
+def _logged(work: Callable[[], None]) -> None:
+    try:
+        work()
+    except Exception:
+        log.exception("the upkeep of an index failed; answers do not depend on it")
