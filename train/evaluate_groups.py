@@ -43,16 +43,19 @@ def group_masks(trials: Trials, embedded: Embedded) -> Iterator[tuple[str, str, 
     source, gender = trials.column("source"), trials.column("gender")
     same_source = _shared(source, trials)
     same_gender = _shared(gender, trials)
-    if same_source.any() or same_gender.any():
+    several_sources = len(set(source.tolist()) - {UNKNOWN}) > 1
+    several_genders = len(set(gender.tolist()) - {UNKNOWN}) > 1
+    if several_sources or several_genders:
         yield "impostors", "all", everything
-    if len(set(source.tolist()) - {UNKNOWN}) > 1:
+    if several_sources:
         yield "impostors", "same source", trials.genuine | same_source
-        for name in sorted(set(source.tolist()) - {UNKNOWN}):
-            yield "source", name, (source[trials.enroll] == name) & (source[trials.test] == name)
-    if len(set(gender.tolist()) - {UNKNOWN}) > 1:
+    if several_genders:
+        yield "impostors", "same gender", trials.genuine | same_gender
+    if several_sources and several_genders:
         yield "impostors", "same source and gender", trials.genuine | (same_source & same_gender)
-        for name in sorted(set(gender.tolist()) - {UNKNOWN}):
-            yield "gender", name, (gender[trials.enroll] == name) & (gender[trials.test] == name)
+    for kind, column, several in (("source", source, several_sources), ("gender", gender, several_genders)):
+        for name in sorted(set(column.tolist()) - {UNKNOWN}) if several else ():
+            yield kind, name, (column[trials.enroll] == name) & (column[trials.test] == name)
     bins = duration_bins(trials, embedded)
     for i, name in enumerate(duration_names()):
         yield "speech in the shorter recording", name, bins == i

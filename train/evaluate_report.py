@@ -202,7 +202,7 @@ def draw(scored: Scored, result: Mapping[str, Any], folder: Path, files: ModelFi
             [row["eer"] for row in groups],
             [row["eer_interval"] for row in groups],
             pictures["groups"],
-            "EER by group (genuine / impostor trials)",
+            "EER by group",
         )
     else:
         del pictures["groups"]

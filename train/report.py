@@ -27,10 +27,12 @@ h1 { font-size: 26px; margin: 0 0 4px } h2 { font-size: 18px; margin: 36px 0 10p
 .tile b { display: block; font-size: 24px; font-weight: 650; font-variant-numeric: tabular-nums }
 .tile span { color: var(--soft); font-size: 13px }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(400px, 1fr)); gap: 14px }
-.card { overflow-x: auto } .card img { display: block; max-width: 100%; height: auto; margin: 0 auto }
+.card { overflow-x: auto; margin-bottom: 14px } .pair .card { margin: 0; align-content: center }
+.card img { display: block; max-width: min(100%, 820px); height: auto; margin: 0 auto }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 14px }
 th, td { padding: 5px 10px; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap }
-th { color: var(--soft); font-weight: 600 } th:first-child, td:first-child { text-align: left }
+th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom }
+tr.kind td { color: var(--soft); font-weight: 600; background: var(--page) } th:first-child, td:first-child { text-align: left }
 tr:last-child td { border-bottom: 0 } td.note { color: var(--soft); text-align: left; white-space: normal }
 @media (max-width: 520px) { .pair { grid-template-columns: 1fr } }
 @media print { body { background: #fff } .card, .tile { break-inside: avoid } }
@@ -42,6 +44,8 @@ tr:last-child td { border-bottom: 0 } td.note { color: var(--soft); text-align: 
 $body
 </main></body></html>
 """)
+
+_COUNTS = "<p class='soft'>In brackets: genuine and impostor trials.</p>"
 
 Cell = str | float | int | None
 
@@ -122,18 +126,23 @@ def _pair(pictures: Mapping[str, Path], *names: str) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """A card with a table; text after the head's last column is a note."""
+    """A card with a table. A row of one cell heads those below it; a last column without a name holds notes,
+    and is left out where there are none."""
+    if head[-1] == "" and not any(row[-1] for row in rows if len(row) > 1):
+        head, rows = head[:-1], [row[: len(head) - 1] for row in rows]
     cells = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f"<td{' class=note' if i == len(head) - 1 and head[i] == '' else ''}>{escape(str(cell))}</td>"
-            for i, cell in enumerate("–" if cell is None else cell for cell in row)
-        )
-        + "</tr>"
-        for row in rows
-    )
+    body = "".join(_row(head, row) for row in rows)
     return f"<div class='card'><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _row(head: Sequence[str], row: Sequence[Cell]) -> str:
+    if len(row) == 1:
+        return f"<tr class='kind'><td colspan='{len(head)}'>{escape(str(row[0]))}</td></tr>"
+    cells = []
+    for name, cell in zip(head, row, strict=True):
+        note = " class='note'" if cells and not name else ""
+        cells.append(f"<td{note}>{escape('–' if cell is None else str(cell))}</td>")
+    return f"<tr>{''.join(cells)}</tr>"
 
 
 def _costs(result: Mapping[str, Any]) -> str:
@@ -187,13 +196,14 @@ def _optima(result: Mapping[str, Any]) -> str:
 
 
 def _rate_table(rows: Sequence[Mapping[str, Any]], key: str, kind: str | None = None) -> str:
-    shown = []
-    for row in rows:
+    shown: list[tuple[Cell, ...]] = []
+    for before, row in zip([None, *rows], rows, strict=False):
+        if kind and (before is None or before[kind] != row[kind]):
+            shown.append((row[kind],))
         at = (row.get("at") or {}).get("fmr_1pct")
-        name = f"{row[kind]}: {row[key]}" if kind else str(row[key])
         shown.append(
             (
-                name,
+                str(row[key]),
                 f"{row.get('genuine', 0):,}",
                 f"{row.get('impostor', 0):,}",
                 row.get("speakers"),
@@ -279,4 +289,4 @@ def _data(result: Mapping[str, Any]) -> str:
         ("Labels that the speakers contradict", f"{result['contradictory_labels']:,}"),
     ]
     note = escape(result["interpolation"])
-    return f"<h2>What was measured</h2>{table(('', ''), rows)}<p class='soft'>{note}</p>"
+    return f"<h2>What was measured</h2>{table(('', 'Count'), rows)}<p class='soft'>{note}</p>"

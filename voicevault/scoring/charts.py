@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from voicevault.scoring.metrics import decision_curves, det_curve, equal_error_rate
-from voicevault.scoring.plots import GENUINE, GRID, IMPOSTOR, INK, new_axes, save_figure
+from voicevault.scoring.plots import GENUINE, GRID, IMPOSTOR, INK, legend_below, new_axes, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.ticker import PercentFormatter
@@ -30,7 +30,7 @@ def plot_roc(scores: ArrayLike, labels: ArrayLike, path: str | Path, title: str 
     rate, _ = equal_error_rate(scores, labels)
     impostors = int((~np.asarray(labels, dtype=np.bool_)).sum())
     shown = curve.fmr > 0.0
-    axes = new_axes(title, 5.6, 4.6)
+    axes = new_axes(title, 5.6, 5.2)
     axes.step(curve.fmr[shown], 1.0 - curve.fnmr[shown], where="post", color=GENUINE, linewidth=1.8)
     axes.plot([rate], [1.0 - rate], "o", color=IMPOSTOR, markersize=6, label=f"EER {rate:.2%}")
     axes.set_xscale("log")
@@ -55,7 +55,7 @@ def plot_decisions(
     best_f1 = int(np.argmax(curves.f1))
     best_accuracy = int(np.argmax(curves.accuracy))
     kept = np.unique(np.linspace(0, len(curves.thresholds) - 1, _POINTS).astype(int))
-    axes = new_axes(title, 7.2, 4.6)
+    axes = new_axes(title, 5.6, 5.2)
     lines = (
         ("FAR (FMR)", curves.fmr, IMPOSTOR, "-"),
         ("FRR (FNMR)", curves.fnmr, GENUINE, "-"),
@@ -85,7 +85,7 @@ def plot_decisions(
     axes.set_ylim(-0.02, 1.04)
     axes.set_xlabel("Threshold")
     axes.set_ylabel("Share")
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    legend_below(axes)
     save_figure(axes, path)
 
 
@@ -128,7 +128,7 @@ def plot_rates(
         rates: In [0, 1].
         intervals: Lower and upper end.
     """
-    axes = new_axes(title, 7.2, 1.1 + 0.32 * len(names))
+    axes = new_axes(title, 8.4, 1.2 + 0.34 * len(names))
     places = np.arange(len(names))[::-1]
     for place, rate, interval in zip(places, rates, intervals, strict=True):
         if interval is not None:

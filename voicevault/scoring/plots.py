@@ -94,7 +94,7 @@ def plot_histogram(
     values, genuine = check_trials(scores, labels)
     low, high = float(values.min()), float(values.max())
     edges = np.linspace(low, high if high > low else low + 0.01, 61).tolist()
-    axes = new_axes(title, 7.2, 4.2)
+    axes = new_axes(title, 5.6, 5.4)
     for name, chosen, color in (("impostor", ~genuine, IMPOSTOR), ("genuine", genuine, GENUINE)):
         label = f"{name} ({int(chosen.sum()):,})"
         axes.hist(values[chosen], edges, density=True, color=color, alpha=0.55, label=label)
@@ -116,7 +116,7 @@ def plot_histogram(
     axes.margins(y=0.12)
     axes.set_xlabel("Cosine")
     axes.set_ylabel("Density")
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    legend_below(axes)
     save_figure(axes, path)
 
 
@@ -135,6 +135,13 @@ def new_axes(title: str, width: float, height: float) -> Axes:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return axes
+
+
+def legend_below(axes: Axes, columns: int = 2) -> None:
+    """A legend under the axes, where it hides no curve."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.legend(frameon=False, loc="outside lower center", ncols=columns, fontsize=9)
 
 
 def save_figure(axes: Axes, path: str | Path) -> None:
