@@ -1,112 +1,176 @@
-"""Augmentation of a batch of equal crops: one FFT pair carries room, equaliser and band limit; noise is added after it.
-
-Rooms follow Polack's model (exponentially decaying Gaussian noise behind a direct path): J.-D. Polack, 1988.
-"""
+"""Augmentation of a batch of equal crops: one FFT pair carries room, equaliser and band limit; noise and codecs follow."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from train.codecs import CODECS, through_codec
+from train.rooms import recorded_rooms, simulated_rooms
 from voicevault.audio import decode
+from voicevault.errors import ManifestError
 from voicevault.types import SAMPLE_RATE
+
+SHARES = ("reverb", "equaliser", "band", "noise", "babble", "volume", "codec")
+"""The augmentations whose config value is a share of the crops, each to be heard alone by `only`."""
 
 
 @dataclass(frozen=True, slots=True)
 class AugmentConfig:
-    """Shares are probabilities per crop."""
+    """Shares are probabilities per crop; 0 leaves an augmentation out.
+
+    Attributes:
+        reverb: Share of crops in a room; `rooms` are simulated, or read from `room_folder` (below the corpus folder).
+        equaliser: Share with a random smooth response, `equaliser_db` its standard deviation.
+        band: Share limited to a telephone's band, 250 to 3500 Hz.
+        noise: Share with a recording from `noise_folder` (below the corpus folder) behind it; nothing where that is empty.
+        babble: Share with three other crops of the batch behind it.
+        snr_db: Speech to noise, drawn evenly from this range.
+        volume: Share at a random level within `volume_db` of its own.
+        codec: Share through a real codec: mu-law at 8 kHz, MP3 or Opus.
+    """
 
     reverb: float = 0.3
-    equaliser: float = 0.5
-    telephone: float = 0.1
+    rooms: int = 128
+    room_folder: str = ""
+    room_seconds: float = 0.4
+    equaliser: float = 0.6
+    equaliser_db: float = 4.0
+    band: float = 0.15
     noise: float = 0.5
+    noise_folder: str = ""
     babble: float = 0.15
     snr_db: tuple[float, float] = (3.0, 25.0)
-    rooms: int = 128
-    room_seconds: float = 0.4
-    noise_folder: str = ""
+    volume: float = 0.5
+    volume_db: float = 12.0
+    codec: float = 0.04
+
+    def __post_init__(self) -> None:
+        for name in SHARES:
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} is a share, in 0 to 1")
+        if self.rooms < 1 or self.room_seconds <= 0.0:
+            raise ValueError("rooms and room_seconds must be above 0")
+        if self.snr_db[0] > self.snr_db[1]:
+            raise ValueError("snr_db is a range, the lower end first")
+
+    def only(self, *names: str) -> AugmentConfig:
+        """This config with the named augmentations always on and all others off."""
+        shares: dict[str, Any] = {name: float(name in names) for name in SHARES}
+        return replace(self, **shares)
 
 
 class Augmenter:
-    """Draws depend on (seed, step) alone."""
+    """Draws depend on (seed, number of the draw) alone.
+
+    Args:
+        root: What `noise_folder` and `room_folder` start from.
+
+    Raises:
+        ManifestError: A folder holds no recordings.
+    """
 
     def __init__(self, config: AugmentConfig, root: Path, seed: int) -> None:
         self.config, self.seed = config, seed
-        generator = torch.Generator().manual_seed(seed)
-        self.rooms = self._make_rooms(generator)
+        self.rooms: Tensor | None = None
+        if config.reverb:
+            rooms = (
+                recorded_rooms(root / config.room_folder, config.room_seconds)
+                if config.room_folder
+                else simulated_rooms(config.rooms, config.room_seconds, seed)
+            )
+            self.rooms = torch.from_numpy(rooms)
         self._spectra: dict[int, Tensor] = {}
-        self.noises = self._load_noises(root / config.noise_folder) if config.noise_folder else None
+        wanted = config.noise and config.noise_folder
+        self.noises = load_noises(root / config.noise_folder) if wanted else None
 
-    def _make_rooms(self, generator: torch.Generator) -> Tensor:
-        count, length = self.config.rooms, int(self.config.room_seconds * SAMPLE_RATE)
-        time = torch.arange(length) / SAMPLE_RATE
-        rt60 = torch.empty(count, 1).uniform_(0.1, 0.9, generator=generator)
-        direct_to_reverberant_db = torch.empty(count, 1).uniform_(-3.0, 12.0, generator=generator)
-        tail = torch.randn(count, length, generator=generator) * 10 ** (-3 * time / rt60)
-        tail[:, : SAMPLE_RATE // 500] = 0.0
-        tail *= 10 ** (-direct_to_reverberant_db / 20) / tail.norm(dim=1, keepdim=True)
-        tail[:, 0] = 1.0
-        rooms: Tensor = tail / tail.norm(dim=1, keepdim=True)
-        return rooms
+    def __call__(self, crops: Tensor, draw: int) -> Tensor:
+        """float32 [b, samples] -> the same shape, at comparable levels."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw)
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(*shape, generator=generator)
+
+        c, batch = self.config, len(crops)
+        out: Tensor = self._coloured(crops, generator, uniform)
+        noise = self._noise(crops, generator, uniform)
+        low, high = c.snr_db
+        snr = low + (high - low) * uniform(batch, 1)
+        ratio = out.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True).clamp(min=1e-4)
+        out = out + noise * ratio * 10 ** (-snr / 20)
+        louder = (uniform(batch) < c.volume)[:, None] * (2.0 * uniform(batch, 1) - 1.0) * c.volume_db
+        out = out * torch.pow(10.0, louder / 20)
+        coded = (uniform(batch) < c.codec).nonzero()[:, 0].tolist()
+        for row in coded:
+            codec = CODECS[int(torch.randint(len(CODECS), (1,), generator=generator))]
+            out[row] = torch.from_numpy(through_codec(out[row].numpy(), codec))
+        return out
+
+    def _coloured(self, crops: Tensor, generator: torch.Generator, uniform: Callable[..., Tensor]) -> Tensor:
+        """Room, equaliser and band limit as one filter each, the level kept."""
+        c, (batch, samples) = self.config, crops.shape
+        size = 1 << math.ceil(math.log2(samples + int(c.room_seconds * SAMPLE_RATE)))
+        bins = size // 2 + 1
+        response = torch.ones(batch, bins, dtype=torch.complex64)
+        reverb = uniform(batch) < c.reverb
+        if self.rooms is not None:
+            room = torch.randint(len(self.rooms), (batch,), generator=generator)
+            response[reverb] = self._responses(size)[room[reverb]]
+        equalised = uniform(batch) < c.equaliser
+        knots_db = torch.randn(batch, 1, 10, generator=generator) * c.equaliser_db
+        curve = torch.nn.functional.interpolate(knots_db, bins, mode="linear", align_corners=True)[:, 0]
+        response[equalised] *= 10 ** (curve[equalised] / 20)
+        narrow = uniform(batch) < c.band
+        frequency = torch.linspace(0, SAMPLE_RATE / 2, bins)
+        response[narrow] *= torch.sigmoid((frequency - 250) / 40) * torch.sigmoid((3500 - frequency) / 60)
+        filtered = torch.fft.irfft(torch.fft.rfft(crops, n=size) * response, n=size)[:, :samples]
+        level = crops.norm(dim=1, keepdim=True)
+        shaped: Tensor = filtered * (level / filtered.norm(dim=1, keepdim=True).clamp(min=1e-4))
+        return shaped
+
+    def _noise(self, crops: Tensor, generator: torch.Generator, uniform: Callable[..., Tensor]) -> Tensor:
+        """What stands behind each crop, at no level in particular; zeros behind most."""
+        c, (batch, samples) = self.config, crops.shape
+        noise = torch.zeros_like(crops)
+        noisy = uniform(batch) < c.noise
+        if self.noises is not None:
+            starts = torch.randint(max(1, len(self.noises) - samples), (batch,), generator=generator)
+            for row in noisy.nonzero()[:, 0].tolist():
+                piece = self.noises[starts[row] : starts[row] + samples]
+                noise[row, : len(piece)] = piece
+        babble = uniform(batch) < c.babble
+        if batch > 4:
+            shifts = torch.randint(2, batch - 1, (3,), generator=generator).tolist()
+            others = torch.stack([crops.roll(int(shift), 0) for shift in shifts]).sum(dim=0)
+            noise[babble] = others[babble]
+        return noise
 
     def _responses(self, size: int) -> Tensor:
         """The rooms' spectra complex64 [rooms, size / 2 + 1]; crops of one length share them."""
         if size not in self._spectra:
+            assert self.rooms is not None
             self._spectra[size] = torch.fft.rfft(self.rooms, n=size)
         return self._spectra[size]
 
-    def _load_noises(self, folder: Path) -> Tensor:
-        files = sorted(p for p in folder.rglob("*") if p.suffix in {".opus", ".wav", ".flac", ".ogg"})
-        pieces = [np.tile(decode(path).samples, 1) for path in files]
-        return torch.from_numpy(
-            np.concatenate([p / max(1e-4, float(np.sqrt(np.square(p).mean()))) for p in pieces])
-        )
 
-    def __call__(self, crops: Tensor, step: int) -> Tensor:
-        """float32 [b, samples] -> the same shape."""
-        c, (batch, samples) = self.config, crops.shape
-        size = 1 << math.ceil(math.log2(samples + self.rooms.shape[1]))
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        uniform = lambda *shape: torch.rand(*shape, generator=generator)  # noqa: E731
-        level = crops.norm(dim=1, keepdim=True)
-        response = torch.ones(batch, size // 2 + 1, dtype=torch.complex64)
-        reverb = uniform(batch) < c.reverb
-        room = torch.randint(len(self.rooms), (batch,), generator=generator)
-        response[reverb] = self._responses(size)[room[reverb]]
-        equalised = uniform(batch) < c.equaliser
-        knots_db = torch.randn(batch, 1, 10, generator=generator) * 4.0
-        curve = torch.nn.functional.interpolate(knots_db, size // 2 + 1, mode="linear", align_corners=True)[
-            :, 0
-        ]
-        response[equalised] *= 10 ** (curve[equalised] / 20)
-        narrow = uniform(batch) < c.telephone
-        frequency = torch.linspace(0, SAMPLE_RATE / 2, size // 2 + 1)
-        band = torch.sigmoid((frequency - 250) / 40) * torch.sigmoid((3500 - frequency) / 60)
-        response[narrow] *= band
-        shaped = torch.fft.irfft(torch.fft.rfft(crops, n=size) * response, n=size)[:, :samples]
-        shaped = shaped * (level / shaped.norm(dim=1, keepdim=True).clamp(min=1e-4))
-        noise = torch.zeros_like(shaped)
-        if self.noises is not None:
-            starts = torch.randint(len(self.noises) - samples, (batch,), generator=generator)
-            noisy = (uniform(batch) < c.noise).nonzero()[:, 0]
-            for row in noisy.tolist():
-                noise[row] = self.noises[starts[row] : starts[row] + samples]
-        babble = uniform(batch) < c.babble
-        others = sum(
-            crops.roll(int(shift), 0) for shift in torch.randint(2, batch - 2, (3,), generator=generator)
-        )
-        noise[babble] = others[babble]  # type: ignore[index]
-        low, high = c.snr_db
-        snr = low + (high - low) * uniform(batch, 1)
-        gain = (
-            shaped.norm(dim=1, keepdim=True)
-            / noise.norm(dim=1, keepdim=True).clamp(min=1e-4)
-            * 10 ** (-snr / 20)
-        )
-        augmented: Tensor = shaped + noise * gain
-        return augmented
+def load_noises(folder: Path) -> Tensor:
+    """All recordings below a folder, one behind the other, each at unit level: float32 [samples].
+
+    Raises:
+        ManifestError: There is none.
+        AudioError: One cannot be decoded.
+    """
+    kinds = {".opus", ".wav", ".flac", ".ogg", ".mp3"}
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in kinds)
+    if not files:
+        raise ManifestError(f"{folder} holds no noise recordings ({', '.join(sorted(kinds))})")
+    pieces = [decode(path).samples for path in files]
+    level = [max(1e-4, float(np.sqrt(np.square(piece).mean()))) for piece in pieces]
+    return torch.from_numpy(np.concatenate([p / v for p, v in zip(pieces, level, strict=True)]))

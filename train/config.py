@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tomllib
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -23,32 +23,56 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+Crops = tuple[tuple[Annotated[int, Field(ge=2)], Positive], ...]
+"""Speakers a step, each giving two crops, and the seconds of a crop: a step draws one of these pairs."""
+
+
 class DataSection(_Section):
     """Which recordings, and how much of a batch comes from which collection (`source` column of the manifest)."""
 
-    manifest: str
-    """Path of the manifest below the corpus folder that the command line names."""
-    weights: dict[str, Positive]
-    crops: tuple[tuple[Annotated[int, Field(ge=4)], Positive], ...] = ((64, 1.2), (48, 1.6), (32, 2.4))
-    """Speakers a step, each giving two crops, and the seconds of a crop: a step draws one of these pairs."""
+    manifest: str = ""
+    """Path below the corpus folder that the command line names: a manifest, a Kaldi folder, or a folder of speakers;
+    empty is the corpus folder itself."""
+    weights: dict[str, Positive] = {}
+    """Share of a batch per collection; those left out are not trained on. Empty: every collection by its speakers."""
+    crops: Annotated[Crops, Field(min_length=1)] = ((64, 1.2), (48, 1.6), (32, 2.4))
     speed_share: Share = 0.3
     """Share of batches that are played 10 % slower or faster; such a copy counts as another speaker."""
 
 
 class ValidationSection(_Section):
-    """Speakers that are kept out of the training, per collection: they choose the model and tune its thresholds."""
+    """Speakers that are kept out of the training: they choose the model and tune its thresholds."""
 
-    speakers: dict[str, Annotated[int, Field(ge=2)]]
-    pieces: int = Field(3, ge=2)
+    speakers: dict[str, Annotated[int, Field(ge=2)]] = {}
+    """So many per collection. Empty: a share of each collection's."""
+    share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    pieces: Annotated[int, Field(ge=2)] = 3
     """A speaker with a single recording is heard in this many disjoint pieces of it."""
-    every_steps: int = Field(500, ge=1)
+    every_steps: Annotated[int, Field(ge=1)] = 500
+    patience: Annotated[int, Field(ge=0)] = 0
+    """Validations without a better EER after which the training ends; 0 never ends it early."""
+
+
+class LossSection(_Section):
+    """See `train.losses`."""
+
+    kind: Literal["aam", "am"] = "aam"
+    margin: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
+    margin_share: Share = 0.35
+    """The margin grows from 0 to `margin` over this share of the training."""
+    scale: Positive = 30.0
+    subcentres: Annotated[int, Field(ge=1, le=10)] = 1
+    top_k: Annotated[int, Field(ge=0)] = 0
+    top_penalty: Annotated[float, Field(ge=0.0, le=0.5)] = 0.06
+    prototypical: Annotated[float, Field(ge=0.0)] = 1.0
+    """Weight of the angular prototypical term."""
 
 
 class LargeMarginSection(_Section):
     """The last part of the schedule: longer crops, a larger margin, no speed copies (arXiv:2010.11255)."""
 
     share: Share = 0.12
-    crops: tuple[tuple[Annotated[int, Field(ge=4)], Positive], ...] = ((24, 3.2), (16, 4.5))
+    crops: Annotated[Crops, Field(min_length=1)] = ((24, 3.2), (16, 4.5))
     margin: Annotated[float, Field(ge=0.0, le=1.0)] = 0.35
 
 
@@ -62,21 +86,17 @@ class SpecAugmentSection(_Section):
 class OptimiserSection(_Section):
     """AdamW, linear warm-up and cosine decay. Shares are of the whole training."""
 
-    steps: int = Field(ge=1)
+    steps: Annotated[int, Field(ge=1)]
     minutes: Positive | None = None
     """The schedule ends here if `steps` have not been reached by then; time of earlier, interrupted runs counts."""
     learning_rate: Positive = 1.5e-3
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """WavLM: each layer further from the output learns by this factor slower."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.02
     warmup_share: Share = 0.05
     clip_norm: Positive = 5.0
     average_decay: Share = 0.999
     """Decay per step of the exponential average of the weights; the average is what is exported."""
-    margin: Annotated[float, Field(ge=0.0, le=1.0)] = 0.2
-    margin_share: Share = 0.35
-    """The margin grows from 0 to `margin` over this share."""
-    scale: Positive = 30.0
-    prototypical: Annotated[float, Field(ge=0.0)] = 1.0
-    """Weight of the angular prototypical term."""
     bfloat16: bool = True
     """Autocast the network where the processor computes bfloat16 faster than float32."""
     compile: bool = False
@@ -86,20 +106,24 @@ class OptimiserSection(_Section):
 class FitConfig(_Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     seed: int = Field(0, ge=0)
-    data: DataSection
-    validation: ValidationSection
+    data: DataSection = DataSection()
+    validation: ValidationSection = ValidationSection()
     optimiser: OptimiserSection
+    loss: LossSection = LossSection()
     large_margin: LargeMarginSection = LargeMarginSection()
     spec_augment: SpecAugmentSection = SpecAugmentSection()
     augment: AugmentConfig = AugmentConfig()
     frontend: FrontendConfig = FrontendConfig()
     model: EcapaConfig = EcapaConfig()
 
+    def as_json(self) -> dict[str, Any]:
+        """Every setting, resolved, as plain JSON values."""
+        values: dict[str, Any] = TypeAdapter(FitConfig).dump_python(self, mode="json")
+        return values
+
     def digest(self) -> str:
-        """Hex SHA-256 of everything that a training's course depends on, its length left out."""
-        values = TypeAdapter(FitConfig).dump_python(self, mode="json")
-        values["model"], values["augment"] = asdict(self.model), asdict(self.augment)
-        return hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()
+        """Hex SHA-256 of everything that a training's course depends on."""
+        return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()
 
 
 def read_config(path: Path) -> FitConfig:

@@ -5,48 +5,25 @@ A draw depends on (seed, step) alone, so a run that was killed continues with th
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 from rich.progress import track
 
+from train.corpus import Utterance
 from voicevault.audio import decode
+from voicevault.cores import available_cores
 from voicevault.errors import AudioError, ManifestError
 from voicevault.types import SAMPLE_RATE, Float32Array
 
 Int16Array = np.memmap | np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class Utterance:
-    """One recording of the corpus: `start` and `stop` are samples in the cache."""
-
-    path: str
-    speaker: str
-    source: str
-    session: str
-    start: int = 0
-    stop: int = 0
-
-
-def read_manifest(path: Path) -> list[Utterance]:
-    """A TSV with a header and the columns path, speaker and, where known, source and session."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file, delimiter="\t"))
-    except OSError as error:
-        raise ManifestError(f"{path} cannot be read: {error.strerror}") from error
-    if not rows or not {"path", "speaker"} <= rows[0].keys():
-        raise ManifestError(
-            f"{path} needs a header row with at least the columns path and speaker, separated by tabs"
-        )
-    return [Utterance(r["path"], r["speaker"], r.get("source") or "-", r.get("session") or "-") for r in rows]
 
 
 def trim(samples: Float32Array, below_peak_db: float = 35.0) -> Float32Array:
@@ -63,55 +40,85 @@ def trim(samples: Float32Array, below_peak_db: float = 35.0) -> Float32Array:
     return scaled
 
 
-class SpeechCache:
-    """All recordings of a manifest as int16 in one file, decoded at the first use and mapped afterwards."""
+def decoded(path: Path) -> bytes | tuple[str, str]:
+    """A recording, trimmed, as little-endian 16-bit samples; or code and message of why it cannot be used."""
+    try:
+        return bytes(np.round(trim(decode(path).samples) * 32767).astype("<i2").tobytes())
+    except AudioError as error:
+        return error.code, error.message
 
-    def __init__(self, samples: Int16Array, utterances: list[Utterance], digest: str) -> None:
+
+class SpeechCache:
+    """All recordings of a corpus as int16 in one file, decoded at the first use and mapped afterwards: however large the corpus,
+    it is read from disk where a crop lies."""
+
+    def __init__(
+        self, samples: Int16Array, utterances: list[Utterance], digest: str, skipped: int = 0
+    ) -> None:
         self.samples = samples
         self.utterances = utterances
         self.digest = digest
+        self.skipped = skipped
 
     @classmethod
     def build(cls, utterances: Sequence[Utterance], root: Path, folder: Path) -> SpeechCache:
-        """Unusable recordings are skipped and listed in ``skipped.tsv``. The digest covers paths, labels and samples."""
-        folder.mkdir(parents=True, exist_ok=True)
-        index, data = folder / "speech.json", folder / "speech.int16"
+        """The cache of these recordings in a folder of its own below `folder`, made where it is missing.
+
+        Unusable recordings are skipped and listed in its ``skipped.tsv``. The digest covers paths, labels and samples.
+
+        Raises:
+            ManifestError: Not one recording can be used.
+        """
+        facts = [(u.path, u.speaker, u.source, u.session, (root / u.path).stat().st_size) for u in utterances]
+        own = folder / hashlib.sha256(json.dumps([str(root), facts]).encode()).hexdigest()[:16]
+        index, data = own / "speech.json", own / "speech.int16"
         if not index.exists():
-            digest, kept, position = hashlib.sha256(), [], 0
-            with data.open("wb") as out, (folder / "skipped.tsv").open("w", encoding="utf-8") as skipped:
-                for utterance in track(utterances, description="decoding"):
-                    try:
-                        samples = decode(root / utterance.path).samples
-                    except AudioError as error:
-                        skipped.write(f"{utterance.path}\t{error.code}\t{error.message}\n")
-                        continue
-                    pcm = np.round(trim(samples) * 32767).astype("<i2").tobytes()
-                    digest.update(f"{utterance.path}\t{utterance.speaker}\n".encode())
-                    digest.update(pcm)
-                    out.write(pcm)
-                    stop = position + len(pcm) // 2
-                    kept.append(
-                        [
-                            utterance.path,
-                            utterance.speaker,
-                            utterance.source,
-                            utterance.session,
-                            position,
-                            stop,
-                        ]
-                    )
-                    position = stop
-            partial = index.with_suffix(".partial")
-            partial.write_text(
-                json.dumps({"digest": digest.hexdigest(), "utterances": kept}), encoding="utf-8"
-            )
-            partial.replace(index)
+            own.mkdir(parents=True, exist_ok=True)
+            cls._decode(utterances, root, own, index, data)
         stored = json.loads(index.read_text(encoding="utf-8"))
         return cls(
             np.memmap(data, dtype="<i2", mode="r"),
             [Utterance(*row) for row in stored["utterances"]],
             stored["digest"],
+            stored["skipped"],
         )
+
+    @staticmethod
+    def _decode(utterances: Sequence[Utterance], root: Path, own: Path, index: Path, data: Path) -> None:
+        digest, kept, position, skipped = hashlib.sha256(), [], 0, 0
+        workers = available_cores()
+        with (
+            data.open("wb") as out,
+            (own / "skipped.tsv").open("w", encoding="utf-8") as reasons,
+            ProcessPoolExecutor(workers, get_context("spawn")) as pool,
+        ):
+            paths = [root / u.path for u in utterances]
+            # In slices, so that what is decoded ahead of the writing stays small.
+            slices = range(0, len(paths), 64 * workers)
+            results = (
+                r for i in slices for r in pool.map(decoded, paths[i : i + 64 * workers], chunksize=16)
+            )
+            for utterance, pcm in zip(
+                utterances, track(results, "decoding", total=len(utterances)), strict=True
+            ):
+                if isinstance(pcm, tuple):
+                    skipped += 1
+                    reasons.write(f"{utterance.path}\t{pcm[0]}\t{pcm[1]}\n")
+                    continue
+                digest.update(f"{utterance.path}\t{utterance.speaker}\n".encode())
+                digest.update(pcm)
+                out.write(pcm)
+                stop = position + len(pcm) // 2
+                kept.append(astuple(replace(utterance, start=position, stop=stop)))
+                position = stop
+        if not kept:
+            raise ManifestError(
+                f"not one of {len(utterances)} recordings can be used; {own / 'skipped.tsv'} says why"
+            )
+        partial = index.with_suffix(".partial")
+        stored = {"digest": digest.hexdigest(), "skipped": skipped, "utterances": kept}
+        partial.write_text(json.dumps(stored), encoding="utf-8")
+        partial.replace(index)
 
     def read(self, utterance: Utterance) -> Float32Array:
         return (self.samples[utterance.start : utterance.stop] / np.float32(32768)).astype(np.float32)
@@ -121,7 +128,10 @@ class BatchSampler:
     """Two crops from different recordings (different sessions where there are several) of each drawn speaker.
 
     Args:
-        weights: Share of each source in a batch; sources left out are not drawn.
+        weights: Share of each source in a batch; sources left out are not drawn. Empty: every source by its speakers.
+
+    Raises:
+        ManifestError: A source has no recording, or there are not two speakers to draw.
     """
 
     def __init__(
@@ -134,13 +144,16 @@ class BatchSampler:
         self.cache, self.seed = cache, seed
         by_source: dict[str, dict[str, list[Utterance]]] = defaultdict(lambda: defaultdict(list))
         for utterance in utterances:
-            if utterance.source in weights:
+            if not weights or utterance.source in weights:
                 by_source[utterance.source][utterance.speaker].append(utterance)
         if missing := weights.keys() - by_source.keys():
             raise ManifestError(
                 f"the manifest has no recording of these sources: {', '.join(sorted(missing))}"
             )
+        weights = weights or {source: float(len(own)) for source, own in by_source.items()}
         self.classes = sorted({s for speakers_ in by_source.values() for s in speakers_})
+        if len(self.classes) < 2:
+            raise ManifestError("a training needs two speakers at least beside those that are kept out")
         self._class = {speaker: i for i, speaker in enumerate(self.classes)}
         self._sources = sorted(by_source)
         self._speakers = {source: sorted(by_source[source]) for source in self._sources}

@@ -51,7 +51,8 @@ class MarginSoftmax(nn.Module):
         every = F.linear(F.normalize(embeddings.float()), F.normalize(self.weight))
         if self.subcentres == 1:
             return every
-        return every.unflatten(1, (-1, self.subcentres)).amax(dim=2)
+        nearest: Tensor = every.unflatten(1, (-1, self.subcentres)).amax(dim=2)
+        return nearest
 
     def forward(self, embeddings: Tensor, labels: Tensor, margin: float) -> tuple[Tensor, Tensor]:
         """Loss (scalar) and the share of items whose own class is nearest before the margin."""
@@ -64,7 +65,9 @@ class MarginSoftmax(nn.Module):
                 with torch.no_grad():
                     wrong = cosines.scatter(1, labels[:, None], -2.0)
                     nearest = wrong.topk(self.top_k, dim=1).indices
-                logits = logits.scatter(1, nearest, self._shift(cosines.gather(1, nearest), -self.top_penalty))
+                logits = logits.scatter(
+                    1, nearest, self._shift(cosines.gather(1, nearest), -self.top_penalty)
+                )
             logits = logits.scatter(1, labels[:, None], self._shift(own, margin))
             return F.cross_entropy(self.scale * logits, labels), accuracy
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from train.config import ValidationSection
-from train.data import Utterance
+from train.corpus import Utterance
 from voicevault.errors import ManifestError
 from voicevault.types import Float32Array
 

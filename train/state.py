@@ -16,7 +16,7 @@ from voicevault.errors import CheckpointError
 
 
 def save_state(
-    path: Path, modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer, facts: dict[str, Any]
+    path: Path, modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer | None, facts: dict[str, Any]
 ) -> None:
     """Atomic: a kill at any moment leaves the old file or the new one."""
     tensors = {
@@ -24,7 +24,8 @@ def save_state(
         for name, module in modules.items()
         for key, value in module.state_dict().items()
     }
-    for row, values in optimiser.state_dict()["state"].items():
+    rows = optimiser.state_dict()["state"] if optimiser else {}
+    for row, values in rows.items():
         tensors |= {f"optimiser/{row}/{key}": torch.as_tensor(value) for key, value in values.items()}
     partial = path.with_suffix(".partial")
     save_file(
@@ -35,7 +36,9 @@ def save_state(
     partial.replace(path)
 
 
-def load_state(path: Path, modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+def load_state(
+    path: Path, modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer | None
+) -> dict[str, Any]:
     """Restores what `save_state` wrote and returns its facts. Raises CheckpointError where the file does not fit."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -47,6 +50,8 @@ def load_state(path: Path, modules: dict[str, nn.Module], optimiser: torch.optim
         raise CheckpointError(
             f"{path} does not fit this training ({error}); choose another --run folder"
         ) from error
+    if optimiser is None:
+        return facts
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in _below(tensors, "optimiser").items():
         row, _, field = key.partition("/")

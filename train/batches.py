@@ -1,0 +1,61 @@
+"""Augmented crops and labels of a step, made by a thread one step ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchaudio
+from torch import Tensor
+
+from train.augment import Augmenter
+from train.config import FitConfig
+from train.data import BatchSampler
+from voicevault.types import SAMPLE_RATE
+
+SPEEDS = ((10, 10), (9, 10), (11, 10))
+"""Resampling ratios: as it is, and the two copies that count as other speakers."""
+
+
+class Batches:
+    """What a step sees depends on (config, corpus, step, process) alone.
+
+    Args:
+        rank, world: This process of so many that train together; each draws batches of its own.
+    """
+
+    def __init__(
+        self, config: FitConfig, sampler: BatchSampler, root: Path, rank: int = 0, world: int = 1
+    ) -> None:
+        self.config, self.sampler, self.rank, self.world = config, sampler, rank, world
+        self.augment = Augmenter(config.augment, root, config.seed)
+        self.classes = len(sampler.classes) * (len(SPEEDS) if config.data.speed_share else 1)
+
+    def make(self, step: int, last_part: bool = False) -> tuple[Tensor, Tensor]:
+        """float32 [2 * speakers, samples] and int64 classes [2 * speakers]; first one crop of each, then the other."""
+        d, shared = self.config.data, np.random.default_rng((self.config.seed, 1, step))
+        crops_of = self.config.large_margin.crops if last_part else d.crops
+        speakers, seconds = crops_of[shared.integers(len(crops_of))]
+        speakers = min(speakers, len(self.sampler.classes))
+        samples = round(seconds * SAMPLE_RATE)
+        copied = not last_part and shared.random() < d.speed_share
+        speed = int(shared.integers(1, len(SPEEDS))) if copied else 0
+        old, new = SPEEDS[speed]
+        draw = step * self.world + self.rank
+        crops, labels = self.sampler.draw(draw, speakers, -(-samples * old // new))
+        waveforms = torch.from_numpy(crops)
+        if speed:
+            waveforms = torchaudio.functional.resample(waveforms, old, new)[:, :samples]
+        return self.augment(waveforms, draw), torch.from_numpy(labels + speed * len(self.sampler.classes))
+
+    def after(self, step: int, last_part: Callable[[], bool]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of `step` and all that follow; `last_part` is asked before each is made."""
+        with ThreadPoolExecutor(1, "batches") as pool:
+            ahead: Future[tuple[Tensor, Tensor]] = pool.submit(self.make, step, last_part())
+            while True:
+                step += 1
+                ready, ahead = ahead, pool.submit(self.make, step, last_part())
+                yield ready.result()

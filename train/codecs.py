@@ -1,0 +1,49 @@
+"""Speech as it comes out of a telephone or a lossy file: through the codecs themselves, not models of them."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import soundfile
+
+from voicevault.audio import decode
+from voicevault.types import SAMPLE_RATE, Float32Array
+
+CODECS = ("mulaw", "mp3", "opus")
+
+
+def through_codec(samples: Float32Array, codec: str) -> Float32Array:
+    """Mono 16 kHz float32 [n] in [-1, 1] -> the same after encoding and decoding.
+
+    ``mulaw``: 8 kHz and G.711 mu-law, as a telephone line; ``mp3`` and ``opus``: libsndfile's encoders at low quality.
+
+    Raises:
+        ValueError: An unknown codec.
+    """
+    if codec == "mulaw":
+        return telephone(samples)
+    if codec not in CODECS:
+        raise ValueError(f"unknown codec {codec!r}: choose {', '.join(CODECS)}")
+    file = io.BytesIO()
+    kind = {"mp3": ("MP3", "MPEG_LAYER_III"), "opus": ("OGG", "OPUS")}[codec]
+    clipped = np.clip(samples, -1.0, 1.0)
+    soundfile.write(file, clipped, SAMPLE_RATE, format=kind[0], subtype=kind[1], compression_level=0.9)
+    return _as_long_as(samples, decode(file.getvalue()).samples)
+
+
+def telephone(samples: Float32Array) -> Float32Array:
+    """8 kHz, 8-bit mu-law (ITU-T G.711), and back to 16 kHz."""
+    import soxr
+
+    narrow = np.clip(soxr.resample(samples, SAMPLE_RATE, 8000), -1.0, 1.0)
+    file = io.BytesIO()
+    soundfile.write(file, narrow, 8000, format="WAV", subtype="ULAW")
+    return _as_long_as(samples, decode(file.getvalue()).samples)
+
+
+def _as_long_as(samples: Float32Array, coded: Float32Array) -> Float32Array:
+    out = np.zeros_like(samples)
+    count = min(len(samples), len(coded))
+    out[:count] = coded[:count]
+    return out

@@ -1,0 +1,89 @@
+"""The trained whole: a speaker model, the class centres and the prototypical term, as one module with one loss."""
+
+from __future__ import annotations
+
+import torch
+import torchaudio
+from torch import Tensor, nn
+
+from train.config import FitConfig
+from train.losses import AngularPrototypical, MarginSoftmax
+from voicevault.encoder.checkpoint import SpeakerModel
+
+
+class Objective(nn.Module):
+    """Waveforms and labels to a loss. One forward call, so that it can be wrapped for several processes."""
+
+    def __init__(self, config: FitConfig, model: SpeakerModel, classes: int) -> None:
+        super().__init__()
+        loss = config.loss
+        self.config, self.model = config, model
+        self.softmax = MarginSoftmax(
+            model.config.architecture.embedding, classes, loss.kind, loss.scale, loss.subcentres, loss.top_k,
+            loss.top_penalty,
+        )  # fmt: skip
+        self.prototypical = AngularPrototypical()
+        # Frames are masked where the front-end gives frames; a network that takes samples has none.
+        masks = config.spec_augment if getattr(model.config.frontend, "bins", None) else None
+        self.mask_bins = torchaudio.transforms.FrequencyMasking(masks.bins, iid_masks=True) if masks else None
+        self.mask_frames = torchaudio.transforms.TimeMasking(masks.frames, iid_masks=True) if masks else None
+        # In a tuple, so that it is not registered as a module beside `model.network`, whose weights it runs on.
+        self._run = (
+            torch.compile(model.network, dynamic=False) if config.optimiser.compile else model.network,
+        )
+
+    def forward(self, waveforms: Tensor, labels: Tensor, margin: float) -> dict[str, Tensor]:
+        """Waveforms float32 [2 n, samples], of which rows i and n + i are one speaker -> scalars.
+
+        Returns:
+            ``loss`` to descend on; ``softmax``, ``prototypical`` and ``accuracy`` to look at.
+        """
+        with torch.no_grad():
+            features = self.model.frontend(waveforms)[0]
+            if self.mask_bins is not None and self.mask_frames is not None:
+                features = self.mask_frames(self.mask_bins(features[:, None]))[:, 0]
+        with torch.autocast(waveforms.device.type, torch.bfloat16, enabled=self.config.optimiser.bfloat16):
+            embeddings = self._run[0](features)
+        softmax, accuracy = self.softmax(embeddings, labels, margin)
+        support, query = embeddings.chunk(2)
+        prototypical = self.prototypical(support, query)
+        return {
+            "loss": softmax + self.config.loss.prototypical * prototypical,
+            "softmax": softmax.detach(),
+            "prototypical": prototypical.detach(),
+            "accuracy": accuracy,
+        }
+
+
+def parameter_groups(objective: Objective, learning_rate: float) -> list[dict[str, object]]:
+    """AdamW's groups: vectors without weight decay, and slower layers with distance from the output (``scale``)."""
+    o = objective.config.optimiser
+    depth = layer_scales(objective.model, o.layer_decay)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in objective.named_parameters():
+        if parameter.requires_grad:
+            scale = depth.get(name.removeprefix("model.network."), 1.0)
+            decay = o.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((scale, decay), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "lr": learning_rate * scale, "scale": scale}
+        for (scale, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def layer_scales(model: SpeakerModel, decay: float) -> dict[str, float]:
+    """Parameter name of a WavLM network -> its share of the learning rate; empty for other networks.
+
+    The transformer's last layer learns by `decay`, the one before by its square, and so on.
+    """
+    encoder = getattr(getattr(model.network, "wavlm", None), "encoder", None)
+    if encoder is None:
+        return {}
+    layers = len(encoder.layers)
+    scales = {}
+    for name, _ in model.network.named_parameters():
+        if name.startswith("wavlm."):
+            parts = name.split(".")
+            number = int(parts[3]) if name.startswith("wavlm.encoder.layers.") else -1
+            scales[name] = decay ** (layers - number)
+    return scales
