@@ -223,7 +223,7 @@ BENCHMARK = Benchmark(
         Bound(
             name="CPU time of an identification beside its stages",
             metric="identify_over_parts",
-            at_most=1.25,
+            at_most=1.2,
             unit="x",
             why="hashes, levels and records cost little",
         ),
