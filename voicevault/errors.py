@@ -23,10 +23,12 @@
     │   ├── CollectionNotFoundError
     │   ├── SpeakerNotFoundError
     │   ├── EnrollmentNotFoundError
-    │   └── ModelNotFoundError
+    │   ├── ModelNotFoundError
+    │   └── HubUnavailableError    the model hub cannot be reached, or does not give the files
     ├── ConflictError              it collides with what is there
     │   ├── CollectionExistsError
     │   ├── SpeakerExistsError
+    │   ├── ModelExistsError
     │   ├── DuplicateRecordingError  this very recording is enrolled already
     │   ├── NotEnrolledError       the speaker exists but has no voiceprint
     │   └── ModelMismatchError     embeddings of two models would meet
@@ -190,6 +192,12 @@ class ModelNotFoundError(NotFoundError):
     title = "There is no such model"
 
 
+class HubUnavailableError(NotFoundError):
+    code = "HUB_UNAVAILABLE"
+    status = 503
+    title = "The model hub does not give the model"
+
+
 class ConflictError(VoicevaultError):
     code = "CONFLICT"
     status = 409
@@ -205,6 +213,11 @@ class CollectionExistsError(ConflictError):
 class SpeakerExistsError(ConflictError):
     code = "SPEAKER_EXISTS"
     title = "The speaker exists already"
+
+
+class ModelExistsError(ConflictError):
+    code = "MODEL_EXISTS"
+    title = "The model exists already"
 
 
 class DuplicateRecordingError(ConflictError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,11 @@ def save_checkpoint(model: SpeakerModel, folder: Path, *, half: bool = False) ->
             differences=broken,
         )
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / WEIGHTS_FILE)
+    if isinstance(model.network, OnnxNetwork):
+        assert model.network.file is not None
+        shutil.copyfile(model.network.file, folder / ONNX_FILE)
+    else:
+        save_file(weights, folder / WEIGHTS_FILE)
     return write_config(model.config, folder, weights)
 
 

@@ -78,6 +78,7 @@ class OnnxNetwork(nn.Module):
     def __init__(self, config: OnnxConfig) -> None:
         super().__init__()
         self.config = config
+        self.file: Path | None = None
         self._session: Any = None
 
     def open(self, path: Path) -> None:
@@ -93,7 +94,7 @@ class OnnxNetwork(nn.Module):
                 f"{path} is not the file that its config.json was written with (SHA-256 {found}, expected"
                 f" {self.config.sha256}); copy the model folder again"
             )
-        self._session = open_session(path)
+        self._session, self.file = open_session(path), path
 
     def forward(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
         return by_length(self._embed, features, counts)

@@ -17,6 +17,8 @@ from voicevault.errors import CheckpointError
 
 BYTES = 1 << 20
 """The largest file that is read."""
+LENGTH = 64
+"""Entries of a list that are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +84,44 @@ def arguments(hyperparams: Mapping[str, Any], key: str, wanted: str) -> dict[str
         return {}
     if not isinstance(entry.value, dict):
         raise CheckpointError(f"hyperparams.yaml: the arguments of {key} are no mapping")
-    return {str(name): resolve(hyperparams, value) for name, value in entry.value.items()}
+    return {
+        str(name): _plain(f"{name} of {key}", resolve(hyperparams, value))
+        for name, value in entry.value.items()
+    }
 
 
 def resolve(hyperparams: Mapping[str, Any], value: Any) -> Any:
-    """A value with ``!ref <key>`` followed, in lists too. Raises CheckpointError as `arguments` does."""
+    """A value with ``!ref <key>`` followed, in the entries of a list too. Raises CheckpointError as `arguments` does."""
     for _ in range(8):
         if isinstance(value, list):
-            return [resolve(hyperparams, item) for item in value[:64]]
-        if not isinstance(value, Tagged) or value.tag != "!ref":
+            return [_follow(hyperparams, item) for item in value[:LENGTH]]
+        if not _is_reference(value):
             return value
-        match = re.fullmatch(r"<(\w+)>", str(value.value).strip())
-        if not match or match[1] not in hyperparams:
-            raise CheckpointError(
-                f"hyperparams.yaml: the reference {str(value.value)[:80]!r} cannot be followed"
-            )
-        value = hyperparams[match[1]]
+        value = _follow(hyperparams, value)
     raise CheckpointError("hyperparams.yaml: references go round in a circle")
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, Tagged) and value.tag == "!ref"
+
+
+def _follow(hyperparams: Mapping[str, Any], value: Any) -> Any:
+    if not _is_reference(value):
+        return value
+    text = value.value.strip() if isinstance(value.value, str) else ""
+    match = re.fullmatch(r"<(\w+)>", text)
+    if not match or match[1] not in hyperparams:
+        raise CheckpointError(f"hyperparams.yaml: the reference {text[:80]!r} cannot be followed")
+    return hyperparams[match[1]]
+
+
+def _plain(key: str, value: Any) -> Any:
+    """Scalars and short lists of them, of other tags their names: through YAML's aliases, a short text can spell an endless
+    nest of values."""
+    entries = [
+        entry.tag if isinstance(entry, Tagged) else entry
+        for entry in (value if isinstance(value, list) else [value])
+    ]
+    if any(isinstance(entry, list | dict) for entry in entries):
+        raise CheckpointError(f"hyperparams.yaml: {key} must be a number, a word or a list of them")
+    return entries if isinstance(value, list) else entries[0]
