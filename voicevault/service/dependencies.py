@@ -6,7 +6,7 @@ from typing import Annotated
 from urllib.parse import unquote
 
 from fastapi import Depends, Path, Query, Request
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from voicevault.service.limits import Inference
@@ -33,7 +33,7 @@ def _text(value: str) -> str:
 class EncodedPath:
     """ASGI middleware: routes match the path as it was sent, so that a speaker ``a%2Fb`` is one part of it.
 
-    Path parameters are decoded one by one behind the match (`Name`).
+    Path parameters are decoded one by one behind the match (`_decoded`).
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -41,7 +41,7 @@ class EncodedPath:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and scope.get("raw_path"):
-            scope = {**scope, "path": scope["raw_path"].decode("latin-1")}
+            scope["path"] = scope["raw_path"].decode("latin-1")
         await self._app(scope, receive, send)
 
 
@@ -52,13 +52,24 @@ def _decoded(value: str) -> str:
 VaultOf = Annotated[Vault, Depends(_vault)]
 InferenceOf = Annotated[Inference, Depends(_inference)]
 
-CollectionName = Annotated[
-    str, AfterValidator(_decoded), Path(description="Name of the collection.", examples=["default"])
-]
-SpeakerId = Annotated[str, AfterValidator(_decoded), Path(description="Id of the speaker.", examples=["ada"])]
-EnrollmentId = Annotated[str, AfterValidator(_decoded), Path(description="Id of the enrollment.")]
+_FORM = {"minLength": 1, "maxLength": 255, "pattern": r"^[^\x00-\x1f]+$"}
+"""What `_text` asks for, in the words of OpenAPI."""
 
-QueryText = Annotated[str, AfterValidator(_text)]
+CollectionName = Annotated[
+    str,
+    AfterValidator(_decoded),
+    Path(description="Name of the collection.", examples=["default"], json_schema_extra=_FORM),
+]
+SpeakerId = Annotated[
+    str,
+    AfterValidator(_decoded),
+    Path(description="Id of the speaker.", examples=["ada"], json_schema_extra=_FORM),
+]
+EnrollmentId = Annotated[
+    str, AfterValidator(_decoded), Path(description="Id of the enrollment.", json_schema_extra=_FORM)
+]
+
+QueryText = Annotated[str, AfterValidator(_text), WithJsonSchema({"type": "string", **_FORM})]
 Tags = Annotated[
     list[QueryText], Query(description="Only speakers that carry all of these; give it several times.")
 ]

@@ -100,7 +100,7 @@ def add_handlers(app: FastAPI) -> None:
         return problem_of(RequestError(f"Change these and send it again: {told}.", problems=found))
 
     @app.exception_handler(HTTPException)
-    async def http(_request: Request, error: HTTPException) -> Response:
+    async def http(request: Request, error: HTTPException) -> Response:
         headers = dict(error.headers or {})
         if error.status_code == 404:
             answer = NotFoundError("There is nothing at this path. GET /openapi.json lists all paths.")
@@ -114,7 +114,12 @@ def add_handlers(app: FastAPI) -> None:
         code, title = HTTP_ONLY[error.status_code]
         detail = str(error.detail)
         if error.status_code == 405:
-            detail = f"Use one of: {headers.get('Allow', headers.get('allow', ''))}."
+            # The exception knows the methods of one route, and a path has a route for each method.
+            path = getattr(request.scope.get("route"), "path", "")
+            known = app.openapi()["paths"].get(path)
+            methods = ", ".join(sorted(known)).upper() if known else headers.get("Allow", "")
+            headers = {"Allow": methods}
+            detail = f"Use one of: {methods}."
         else:
             headers["Connection"] = "close"
         return problem(error.status_code, code, title, detail, headers=headers)
