@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from train.evaluate_cli import evaluate, tune
+from train.evaluate_cli import evaluate
+from train.tune_cli import tune
 from voicevault.errors import VoicevaultError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)

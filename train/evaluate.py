@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from train.evaluate_embed import Embedded, EmbeddingCache, embed_recordings
+from train.embedding_cache import EmbeddingCache
+from train.evaluate_embed import Embedded, embed_recordings
 from train.trials import Recording, Trials, all_pairs, contradictions
 from voicevault.embedding import EmbeddingPipeline
+from voicevault.errors import ManifestError
 from voicevault.scoring.metrics import equal_error_rate, min_dcf
 
 SCORES_FILE = "scores.tsv"
 RESULT_FILE = "result.json"
+_COLUMNS = ("label", "score", "enroll", "test", "enroll_speaker", "test_speaker")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,17 +115,44 @@ def measure(scored: Scored) -> dict[str, Any]:
     }
 
 
-def write_scores(path: Path, scored: Scored) -> None:
-    """One line per trial under a header: label, score, the two recordings and their speakers."""
+def write_scores(path: Path, scored: Scored, model_id: str) -> None:
+    """One line per trial under a header: label, score, the two recordings and their speakers; the first line
+    says whose scores they are."""
     trials = scored.trials
     names = [recording.name for recording in trials.recordings]
     speakers = [recording.speaker for recording in trials.recordings]
     columns = (trials.genuine.tolist(), scored.scores.tolist(), trials.enroll.tolist(), trials.test.tolist())
     with path.open("w", encoding="utf-8") as file:
-        file.write("label\tscore\tenroll\ttest\tenroll_speaker\ttest_speaker\n")
+        file.write(f"# cosines of model {model_id}\n")
+        file.write("\t".join(_COLUMNS) + "\n")
         for genuine, score, a, b in zip(*columns, strict=True):
             file.write(f"{int(genuine)}\t{score:.8g}\t{names[a]}\t{names[b]}\t{speakers[a]}\t{speakers[b]}\n")
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_scores(path: Path) -> tuple[str, NDArray[np.float64], NDArray[np.bool_], list[tuple[str, str]]]:
+    """What `write_scores` wrote: model_id, scores [n], genuine [n] and the speakers of each trial.
+
+    Raises:
+        ManifestError: It is another kind of file; with the line where there is one.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"The scores {path} cannot be read: {error}.", path=str(path)) from error
+    whose = lines[0].removeprefix("# cosines of model ") if lines else ""
+    if len(lines) < 3 or whose == lines[0] or lines[1].split("\t") != list(_COLUMNS):
+        raise ManifestError(f"{path} is no scores file of evaluate.", path=str(path))
+    scores, genuine, pairs = [], [], []
+    for number, line in enumerate(lines[2:], start=3):
+        try:
+            label, score, _, _, first, second = line.split("\t")
+            scores.append(float(score))
+            genuine.append(bool(int(label)))
+        except ValueError as error:
+            raise ManifestError(f"{path}, line {number}: {error}.", path=str(path), line=number) from error
+        pairs.append((first, second))
+    return whose, np.array(scores, dtype=np.float64), np.array(genuine, dtype=np.bool_), pairs

@@ -1,4 +1,4 @@
-"""The commands `evaluate` and `tune` of ``python -m train``."""
+"""The command `evaluate` of ``python -m train``."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ def evaluate(
     import datetime
 
     from train.conditions import noise_files
+    from train.embedding_cache import EmbeddingCache
     from train.evaluate import (
         RESULT_FILE,
         SCORES_FILE,
@@ -78,7 +79,7 @@ def evaluate(
         write_result,
         write_scores,
     )
-    from train.evaluate_embed import EmbeddingCache, load_pipeline, model_folder
+    from train.evaluate_embed import load_pipeline, model_folder
     from train.evaluate_report import STANDARD, analyse, draw, measure_conditions, read_model_files
     from train.report import render
     from train.trials import known_recordings, read_trials
@@ -88,8 +89,8 @@ def evaluate(
     listing = trials or manifest
     if listing is None:
         raise RequestError("Give a trial list by --trials, or recordings by --manifest.")
-    points = (*STANDARD, *_points(cost or ()))
-    shared = _shared(impostors)
+    points = (*STANDARD, *cost_points(cost or ()))
+    shared = shared_attributes(impostors)
     root = audio_root or (listing if listing.is_dir() else listing.parent)
     known = None if manifest is None else known_recordings(manifest, root)
     listed = None if trials is None else read_trials(trials, known)
@@ -120,7 +121,7 @@ def evaluate(
         result["conditions"] = measure_conditions(
             pipeline, scored, root, condition_recordings, noise, cache=cache, workers=workers
         )
-    write_scores(folder / SCORES_FILE, scored)
+    write_scores(folder / SCORES_FILE, scored, pipeline.encoder.model_id)
     write_result(folder / RESULT_FILE, result)
     if report or conditions:
         pictures = draw(scored, result, folder, files)
@@ -133,7 +134,7 @@ def evaluate(
         _print_result(result, folder)
 
 
-def _points(costs: Sequence[str]) -> list[CostPoint]:
+def cost_points(costs: Sequence[str]) -> list[CostPoint]:
     from voicevault.errors import RequestError
     from voicevault.scoring.metrics import CostPoint
 
@@ -147,7 +148,7 @@ def _points(costs: Sequence[str]) -> list[CostPoint]:
     return points
 
 
-def _shared(impostors: str) -> tuple[str, ...]:
+def shared_attributes(impostors: str) -> tuple[str, ...]:
     from voicevault.errors import RequestError
 
     shared = () if impostors == "all" else tuple(impostors.split(","))
@@ -186,81 +187,3 @@ def _print_result(result: dict[str, Any], folder: Path) -> None:
         if row["clean_enrollment"]["eer"] is not None:
             print(f"  {row['condition']:18} {row['clean_enrollment']['eer']:.2%}")
     print(f"scores and plots     {folder}")
-
-
-def tune(
-    model: Model,
-    audio_root: Annotated[
-        Path | None, typer.Option("--audio-root", help="Folder that the manifest's paths start from")
-    ] = None,
-    manifest: Annotated[
-        Path | None, typer.Option("--manifest", help="Recordings of speakers the model was not trained on")
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option("--config", help="Instead of a manifest: a training, for its held-out speakers"),
-    ] = None,
-    corpora: Annotated[
-        Path, typer.Option("--corpora", envvar="VOICEVAULT_CORPORA", help="Corpora of that training")
-    ] = Path("../shared/corpora"),
-    speech_cache: Annotated[
-        Path, typer.Option("--cache", help="Decoded speech that `fit` left beside its run; else it is built")
-    ] = Path("runs/cache"),
-    impostors: Impostors = "source",
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for plots and kept embeddings")] = None,
-    workers: Workers = None,
-    threads: Threads = None,
-    device: DeviceOption = "cpu",
-    as_json: AsJson = False,
-) -> None:
-    """Fit the model's thresholds on speakers it was not trained on, and write its policy.json."""
-    from dataclasses import asdict
-
-    from train.evaluate import cosines
-    from train.evaluate_embed import EmbeddingCache, load_pipeline, model_folder
-    from train.trials import read_recordings
-    from train.tune import POLICY_FILE, describe_training, fit_policy, manifest_digest, validation_recordings
-    from voicevault.errors import RequestError
-    from voicevault.scoring.plots import plot_histogram
-
-    if (manifest is None) == (config is None):
-        raise RequestError("Give the speakers by --manifest, or by --config of a training.")
-    shared = _shared(impostors)
-    if config is not None:
-        recordings, root = validation_recordings(config, corpora, speech_cache), corpora
-        whose = describe_training(config, corpora)
-    else:
-        assert manifest is not None
-        root = audio_root or (manifest if manifest.is_dir() else manifest.parent)
-        recordings = read_recordings(manifest, root)
-        whose = {
-            "speakers_from": manifest.name,
-            "manifest_sha256": manifest_digest(manifest),
-        }
-    pipeline = load_pipeline(model, threads=threads, device=device)
-    folder = out or Path("runs/tune") / pipeline.encoder.model_id[:12]
-    folder.mkdir(parents=True, exist_ok=True)
-    cache = EmbeddingCache(folder, pipeline.encoder.model_id)
-    policy, trials, embedded = fit_policy(
-        pipeline, recordings, root, within=shared, provenance=whose, cache=cache, workers=workers
-    )
-    target = model_folder(model) / POLICY_FILE
-    policy.save(target)
-    lines = {row.name: row.threshold for row in policy.thresholds if row.threshold is not None}
-    plot_histogram(
-        cosines(embedded.vectors, trials), trials.genuine, folder / "scores.png", "Tuning trials", lines
-    )
-    rows = [asdict(row) for row in policy.thresholds]
-    if as_json:
-        print(
-            json.dumps(
-                {"model_id": policy.model_id, "thresholds": rows, "provenance": policy.provenance}, indent=2
-            )
-        )
-        return
-    print(f"{policy.provenance['trials']:,} trials of {policy.provenance['speakers']:,} speakers")
-    for row in policy.thresholds:
-        shown = f"{row.threshold:.3f}" if row.threshold is not None else "-"
-        missed = f"{row.fnmr:.2%}" if row.fnmr is not None else "-"
-        print(f"{row.name:12} FMR {row.fmr:<8.3%} threshold {shown:7} FNMR {missed:8} {row.reason or ''}")
-    print(f"written to {target}")

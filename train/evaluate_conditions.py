@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from train.conditions import SECONDS, Condition, Length
+from train.embedding_cache import EmbeddingCache
 from train.evaluate import cosines_between
-from train.evaluate_embed import Embedded, EmbeddingCache, embed_recordings
+from train.evaluate_embed import Embedded, embed_recordings
 from train.evaluate_groups import rates
 from train.trials import Recording, Trials
 from voicevault.embedding import EmbeddingPipeline

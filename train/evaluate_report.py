@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from train.embedding_cache import EmbeddingCache
 from train.evaluate import Scored, measure
-from train.evaluate_embed import EmbeddingCache
 from train.evaluate_gallery import enrollment_table, identification_result
 from train.evaluate_groups import cost_name, group_table, rates
 from train.trials import contradictions
@@ -198,7 +198,10 @@ def draw(scored: Scored, result: Mapping[str, Any], folder: Path, files: ModelFi
     groups = [row for row in result["groups"] if row["eer"] is not None]
     if groups:
         plot_rates(
-            [f"{row['group']}  ({row['genuine']:,} / {row['impostor']:,})" for row in groups],
+            [
+                f"{_kind(row['kind'])}{row['group']}  ({row['genuine']:,} / {row['impostor']:,})"
+                for row in groups
+            ],
             [row["eer"] for row in groups],
             [row["eer_interval"] for row in groups],
             pictures["groups"],
@@ -228,6 +231,11 @@ def draw(scored: Scored, result: Mapping[str, Any], folder: Path, files: ModelFi
         else:
             del pictures["crossed"]
     return pictures
+
+
+def _kind(kind: str) -> str:
+    """What a group's name does not tell by itself."""
+    return {"impostors": "impostors: ", "gender": "gender ", "source": ""}.get(kind, "speech ")
 
 
 def _line(name: str) -> str:

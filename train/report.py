@@ -57,6 +57,7 @@ def render(result: Mapping[str, Any], pictures: Mapping[str, Path]) -> str:
     if result.get("groups"):
         parts += [
             "<h2>By group</h2>",
+            _COUNTS,
             _card(pictures, "groups"),
             _rate_table(result["groups"], "group", "kind"),
         ]

@@ -1,7 +1,7 @@
-"""From scores to the files of a model that decisions rest on: the threshold table.
+"""From scores to the files of a model that decisions rest on: thresholds, calibration and cohort.
 
 The trials come from speakers outside both training and evaluation: a training's own validation split, or a
-manifest of other people.
+manifest of other people. The cohort's speakers may be of the training.
 """
 
 from __future__ import annotations
@@ -9,114 +9,175 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 import voicevault
-from train.evaluate import cosines
-from train.evaluate_embed import Embedded, EmbeddingCache, embed_recordings
-from train.trials import UNKNOWN, Recording, Trials, all_pairs, read_recordings
-from voicevault.embedding import EmbeddingPipeline
-from voicevault.scoring.policy import Policy, fit_thresholds
+from train.evaluate import Scored
+from train.evaluate_embed import Embedded
+from train.evaluate_gallery import COUNTS, build_gallery
+from train.evaluate_groups import duration_bins, duration_names
+from train.trials import Recording
+from voicevault.errors import RequestError
+from voicevault.scoring.calibration import Calibration, cllr, fit_calibration, min_cllr
+from voicevault.scoring.metrics import CostPoint, equal_error_rate
+from voicevault.scoring.normalise import TOP, Cohort
+from voicevault.scoring.policy import Policy, PolicyRow, fit_thresholds
 
-POLICY_FILE = "policy.json"
-
-
-def validation_recordings(config: Path, corpora: Path, cache: Path) -> list[Recording]:
-    """The recordings of the speakers that a training with `config` keeps out, drawn exactly as it draws them.
-
-    A speaker with one recording is there in `validation.pieces` equal pieces of it.
-
-    Args:
-        config: The TOML file of the training.
-        corpora: Folder that the manifest's paths start from.
-        cache: Folder of the decoded speech that `fit` leaves beside its run; built where it is missing.
-
-    Raises:
-        SettingsError, ManifestError: See `train.config.read_config` and `train.split.split_speakers`.
-    """
-    from train.config import read_config
-    from train.corpus import read_manifest
-    from train.data import SpeechCache
-    from train.split import split_speakers
-
-    settings = read_config(config)
-    listed = corpora / settings.data.manifest
-    heard = SpeechCache.build(read_manifest(listed, corpora), corpora, cache).utterances
-    kept = split_speakers(heard, settings.validation, settings.seed).validation
-    gender = {recording.path: recording.gender for recording in read_recordings(listed, corpora)}
-    pieces = Counter(utterance.path for utterance in kept)
-    seen: dict[str, int] = defaultdict(int)
-    recordings = []
-    for u in kept:
-        part = (seen[u.path], pieces[u.path])
-        seen[u.path] += 1
-        recordings.append(
-            Recording(u.path, u.speaker, u.source, gender.get(u.path, UNKNOWN), u.session, part)
-        )
-    return recordings
-
-
-def describe_training(config: Path, corpora: Path) -> dict[str, Any]:
-    """What recreates `validation_recordings`: config, seed and the hash of the manifest."""
-    from train.config import read_config
-
-    settings = read_config(config)
-    return {
-        "speakers_from": f"validation split of {config.name}",
-        "training": settings.name,
-        "seed": settings.seed,
-        "manifest": settings.data.manifest,
-        "manifest_sha256": manifest_digest(corpora / settings.data.manifest),
-    }
-
-
-def manifest_digest(manifest: Path) -> str | None:
-    """Hex SHA-256 of the file; None for a folder."""
-    return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
+COSTS = (("min_dcf_01", CostPoint(0.01)), ("min_dcf_05", CostPoint(0.05)))
+PRIOR = 0.05
+"""Of a genuine trial, where nobody names another."""
+Scores = NDArray[np.float64]
+Labels = NDArray[np.bool_]
+Pairs = Sequence[tuple[str, str]]
 
 
 def fit_policy(
-    pipeline: EmbeddingPipeline,
-    recordings: Sequence[Recording],
-    audio_root: Path,
+    model_id: str,
+    scores: Scores,
+    genuine: Labels,
+    pairs: Pairs,
     *,
-    within: Sequence[str] = (),
-    provenance: dict[str, Any],
-    cache: EmbeddingCache | None = None,
-    workers: int | None = None,
-) -> tuple[Policy, Trials, Embedded]:
-    """The threshold table from all pairs of the recordings, with the trials and embeddings behind it.
+    provenance: Mapping[str, Any],
+    groups: Mapping[str, tuple[PolicyRow, ...]] | None = None,
+    prior: float = PRIOR,
+) -> Policy:
+    """The threshold table and the calibration of scored trials.
 
     Args:
-        within: What the two of a different-speaker pair must share, e.g. ``source``.
-        provenance: Whose recordings these are; counts are added.
+        model_id: The model that made the scores.
+        scores: float64 [n] cosines.
+        genuine: bool [n].
+        pairs: [n] the two speakers of each trial.
+        provenance: Whose scores these are; counts, date and the calibration's worth are added.
+        groups: See `group_rows`.
+        prior: Of a genuine trial: what the calibration is weighted for.
 
     Raises:
-        AudioError: A recording is missing or cannot be decoded.
-        ManifestError: There are not two speakers, or nobody with two recordings.
+        RequestError: See `voicevault.scoring.policy.fit_thresholds`.
     """
-    embedded = embed_recordings(pipeline, recordings, audio_root, cache=cache, workers=workers)
-    embedded.require_all(recordings)
-    trials = all_pairs(recordings, embedded.audio_sha256, within)
-    scores = cosines(embedded.vectors, trials)
-    rows = fit_thresholds(scores, trials.genuine, trials.speaker_pairs())
-    listing = "\n".join(sorted(f"{r.name}\t{r.speaker}" for r in recordings))
+    calibration, worth = calibrate(scores, genuine, pairs, prior)
     facts = {
         **provenance,
-        "trials": len(trials),
-        "genuine_trials": int(trials.genuine.sum()),
-        "impostor_trials": int((~trials.genuine).sum()),
-        "impostors_share": list(within),
-        "recordings": len(recordings),
-        "embedded_whole": embedded.whole,
-        "speakers": len({r.speaker for r in recordings}),
-        "speakers_by_source": dict(
-            sorted(Counter(source for _, source in {(r.speaker, r.source) for r in recordings}).items())
-        ),
-        "recordings_sha256": hashlib.sha256(listing.encode()).hexdigest(),
+        "trials": len(genuine),
+        "genuine_trials": int(genuine.sum()),
+        "impostor_trials": int((~genuine).sum()),
+        "speakers": len({speaker for pair in pairs for speaker in pair}),
+        "calibration": worth,
         "fitted": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "voicevault": voicevault.__version__,
     }
-    return Policy(pipeline.encoder.model_id, rows, facts), trials, embedded
+    rows = fit_thresholds(scores, genuine, pairs, costs=COSTS)
+    return Policy(model_id, rows, facts, dict(groups or {}), calibration)
+
+
+def describe(recordings: Sequence[Recording], embedded: Embedded) -> dict[str, Any]:
+    """Counts and a hash of the recordings behind a policy."""
+    listing = "\n".join(sorted(f"{r.name}\t{r.speaker}" for r in recordings))
+    sources = Counter(source for _, source in {(r.speaker, r.source) for r in recordings})
+    return {
+        "recordings": len(recordings),
+        "embedded_whole": embedded.whole,
+        "speakers_by_source": dict(sorted(sources.items())),
+        "recordings_sha256": hashlib.sha256(listing.encode()).hexdigest(),
+    }
+
+
+def group_rows(scored: Scored) -> dict[str, tuple[PolicyRow, ...]]:
+    """Threshold rows by seconds of speech and by number of enrollments; groups without both kinds of trials
+    are left out."""
+    rows: dict[str, tuple[PolicyRow, ...]] = {}
+    trials = scored.trials
+    pairs = np.array(trials.speaker_pairs(), dtype=np.str_)
+    bins = duration_bins(trials, scored.embedded)
+    for i, name in enumerate(duration_names()):
+        chosen = bins == i
+        if 0 < trials.genuine[chosen].sum() < chosen.sum():
+            rows[f"speech {name}"] = fit_thresholds(
+                scored.scores[chosen], trials.genuine[chosen], _pairs(pairs[chosen]), costs=COSTS
+            )
+    for count in COUNTS:
+        gallery = build_gallery(trials.recordings, scored.embedded, enrollments=count, reserve=max(COUNTS))
+        if gallery is None:
+            continue
+        scores, genuine, speakers = gallery.pairs()
+        if 0 < genuine.sum() < len(genuine):
+            name = "1 enrollment" if count == 1 else f"{count} enrollments"
+            rows[name] = fit_thresholds(scores, genuine, _pairs(speakers.astype(np.str_)), costs=COSTS)
+    return rows
+
+
+def _pairs(pairs: NDArray[np.str_]) -> list[tuple[str, str]]:
+    return [(str(first), str(second)) for first, second in pairs]
+
+
+def calibrate(
+    scores: Scores, genuine: Labels, pairs: Pairs, prior: float = PRIOR
+) -> tuple[Calibration | None, dict[str, Any]]:
+    """The calibration on all trials, and its worth: Cllr before and after on speakers that it was not fitted on.
+
+    The speakers are parted in two halves; what is fitted on the trials inside one is measured inside the
+    other, and the two results are averaged.
+
+    Returns:
+        None with the reason, where the trials allow no calibration.
+    """
+    try:
+        calibration = fit_calibration(scores, genuine, p_target=prior)
+    except RequestError as error:
+        return None, {"reason": error.message}
+    worth: dict[str, Any] = {"prior": prior}
+    half = {speaker: _half(speaker) for pair in pairs for speaker in pair}
+    sides = np.array([[half[first], half[second]] for first, second in pairs])
+    before, after, least = [], [], []
+    for fitted_on in (0, 1):
+        inside, outside = (np.all(sides == side, axis=1) for side in (fitted_on, 1 - fitted_on))
+        try:
+            fit = fit_calibration(scores[inside], genuine[inside], p_target=prior)
+            before.append(cllr(scores[outside], genuine[outside]))
+            after.append(cllr(fit.llr(scores[outside]), genuine[outside]))
+            least.append(min_cllr(scores[outside], genuine[outside]))
+        except RequestError as error:
+            return calibration, {**worth, "reason": f"not measured on held-out speakers: {error.message}"}
+    return calibration, {
+        **worth,
+        "held_out_cllr_before": float(np.mean(before)),
+        "held_out_cllr_after": float(np.mean(after)),
+        "held_out_min_cllr": float(np.mean(least)),
+    }
+
+
+def _half(speaker: str) -> int:
+    return hashlib.sha256(speaker.encode()).digest()[0] % 2
+
+
+def build_cohort(recordings: Sequence[Recording], embedded: Embedded, model_id: str, whose: str) -> Cohort:
+    """One unit vector per speaker: the normalised mean of what is there of them.
+
+    Raises:
+        RequestError: Fewer than two speakers.
+    """
+    sums: dict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros(embedded.vectors.shape[1]))
+    for i, recording in enumerate(recordings):
+        if i not in embedded.failures:
+            sums[recording.speaker] += embedded.vectors[i]
+    rows = [total / np.linalg.norm(total) for _, total in sorted(sums.items())]
+    vectors = np.array(rows, dtype=np.float32).reshape(len(rows), -1)
+    return Cohort(vectors, model_id, whose)
+
+
+def normalised_rates(scored: Scored, cohort: Cohort, model_id: str) -> dict[str, Any]:
+    """EER of the trials as cosines and after AS-norm with the cohort."""
+    top, trials = min(TOP, len(cohort.vectors)), scored.trials
+    z = cohort.normalise(
+        scored.scores, scored.embedded.vectors, trials.enroll, trials.test, model_id=model_id, top=top
+    )
+    return {
+        "cohort": len(cohort.vectors),
+        "top": top,
+        "eer_cosine": equal_error_rate(scored.scores, trials.genuine)[0],
+        "eer_as_norm": equal_error_rate(z.values, trials.genuine)[0],
+    }

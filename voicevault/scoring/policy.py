@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from voicevault.errors import CheckpointError, NoThresholdError, RequestError
 from voicevault.scoring.calibration import Calibration
-from voicevault.scoring.metrics import check_trials, equal_error_rate
+from voicevault.scoring.metrics import CostPoint, check_trials, equal_error_rate, min_dcf_point
 from voicevault.types import Threshold
 
 FORMAT = 1
@@ -33,9 +33,9 @@ class PolicyRow:
     """One row of the table.
 
     Attributes:
-        name: ``fmr_10pct``, ``fmr_1pct``, ``fmr_0.1pct`` or ``eer``.
+        name: ``fmr_10pct``, ``fmr_1pct``, ``fmr_0.1pct``, ``eer`` or ``min_dcf_01``, ``min_dcf_05``.
         fmr: The FMR that the row stands for, in [0, 1]: an upper limit for the named rates, the observed
-            rate for ``eer``.
+            rate for the others.
         threshold: Cosine in [-1, 1]; None where the trials cannot support the row.
         fnmr: FNMR at the threshold; None where the row or this rate has too few errors behind it.
         impostor_trials: Impostor trials scored.
@@ -197,9 +197,10 @@ def fit_thresholds(
     speaker_pairs: Sequence[tuple[str, str]],
     *,
     targets: Sequence[tuple[str, float]] = TARGETS,
+    costs: Sequence[tuple[str, CostPoint]] = (),
 ) -> tuple[PolicyRow, ...]:
-    """Rows for the target rates and the EER point, each the lowest observed score whose FMR does not exceed
-    the rate.
+    """Rows for the target rates, the EER point and the minima of costs, each the lowest observed score whose
+    FMR does not exceed the row's.
 
     A rate is supported by 30 errors from distinct pairs of speakers: trials of the same two people (for
     genuine trials: of the same person) rise and fall together, and thirty of them say little more than one.
@@ -210,6 +211,7 @@ def fit_thresholds(
         labels: [n], 1 for genuine.
         speaker_pairs: [n] speakers of each trial, in either order; equal for genuine trials.
         targets: (name, FMR) of the rows before ``eer``.
+        costs: (name, cost) of the rows after it, whose FMR is the one observed where the cost is least.
 
     Raises:
         RequestError: Pairs that contradict the labels, scores beyond [-1, 1]; and see `metrics.check_trials`.
@@ -259,4 +261,7 @@ def fit_thresholds(
 
     rows = [row(name, fmr, both=False) for name, fmr in targets]
     rows.append(row("eer", equal_error_rate(values, genuine)[0], both=True))
+    for name, cost in costs:
+        _, threshold = min_dcf_point(values, genuine, cost)
+        rows.append(row(name, float((impostors >= threshold).mean()), both=True))
     return tuple(rows)

@@ -1,0 +1,163 @@
+"""The command `tune` of ``python -m train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from train.evaluate_cli import AsJson, DeviceOption, Impostors, Model, Threads, Workers, shared_attributes
+
+if TYPE_CHECKING:
+    from voicevault.scoring.policy import Policy
+
+POLICY_FILE = "policy.json"
+
+
+def tune(
+    model: Model,
+    manifest: Annotated[
+        Path | None, typer.Option("--manifest", help="Recordings of speakers the model was not trained on")
+    ] = None,
+    audio_root: Annotated[
+        Path | None, typer.Option("--audio-root", help="Folder that the manifest's paths start from")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="Instead: a training, for its held-out speakers and a cohort"),
+    ] = None,
+    corpora: Annotated[
+        Path, typer.Option("--corpora", envvar="VOICEVAULT_CORPORA", help="Corpora of that training")
+    ] = Path("../shared/corpora"),
+    speech_cache: Annotated[
+        Path, typer.Option("--cache", help="Decoded speech that `fit` left beside its run; else it is built")
+    ] = Path("runs/cache"),
+    scores: Annotated[
+        Path | None, typer.Option("--scores", help="Instead: a scores.tsv that evaluate wrote for this model")
+    ] = None,
+    cohort: Annotated[
+        int, typer.Option("--cohort", min=0, help="Speakers of the cohort for AS-norm; 0 makes none")
+    ] = 400,
+    cohort_manifest: Annotated[
+        Path | None,
+        typer.Option("--cohort-manifest", help="Cohort speakers, where they are not a training's"),
+    ] = None,
+    impostors: Impostors = "source",
+    prior: Annotated[
+        float, typer.Option("--prior", help="Prior of a genuine trial that the calibration is weighted for")
+    ] = 0.05,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for plots and kept embeddings")] = None,
+    workers: Workers = None,
+    threads: Threads = None,
+    device: DeviceOption = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Fit thresholds, calibration and cohort on speakers the model was not trained on, into its folder."""
+    from train.embedding_cache import EmbeddingCache
+    from train.evaluate import read_scores, score_pairs
+    from train.evaluate_embed import embed_recordings, load_pipeline, model_folder
+    from train.trials import read_recordings
+    from train.tune import build_cohort, describe, fit_policy, group_rows, normalised_rates
+    from train.tune_speakers import draw_cohort, manifest_digest, training_speakers
+    from voicevault.encoder.lazy import read_identity
+    from voicevault.errors import ModelMismatchError, RequestError
+    from voicevault.scoring.normalise import COHORT_FILE
+    from voicevault.scoring.plots import plot_histogram
+
+    if sum(given is not None for given in (manifest, config, scores)) != 1:
+        raise RequestError("Give the trials by one of --manifest, --config and --scores.")
+    if not 0.0 < prior < 1.0:
+        raise RequestError("--prior lies between 0 and 1.", prior=prior)
+    shared = shared_attributes(impostors)
+    target = model_folder(model)
+    identity = read_identity(target)
+    folder = out or Path("runs/tune") / identity.model_id[:12]
+    if scores is not None:
+        whose, values, genuine, pairs = read_scores(scores)
+        if whose != identity.model_id:
+            raise ModelMismatchError(
+                f"{scores} holds scores of another model.", scores=whose, model=identity.model_id
+            )
+        facts: dict[str, Any] = {"speakers_from": scores.name, "scores_sha256": manifest_digest(scores)}
+        policy = fit_policy(identity.model_id, values, genuine, pairs, provenance=facts, prior=prior)
+    else:
+        cohort_from, shares, cohort_root = [], dict[str, float](), corpora
+        if config is not None:
+            people = training_speakers(config, corpora, speech_cache)
+            recordings, root, facts = people.held_out, corpora, people.provenance
+            cohort_from, shares = people.trained, people.shares
+        else:
+            assert manifest is not None
+            root = audio_root or (manifest if manifest.is_dir() else manifest.parent)
+            recordings = read_recordings(manifest, root)
+            facts = {"speakers_from": manifest.name, "manifest_sha256": manifest_digest(manifest)}
+        if cohort_manifest is not None:
+            cohort_root = cohort_manifest if cohort_manifest.is_dir() else cohort_manifest.parent
+            cohort_from, shares = read_recordings(cohort_manifest, cohort_root), {}
+        both = {r.speaker for r in recordings} & {r.speaker for r in cohort_from}
+        if both:
+            raise RequestError(
+                f"{len(both)} speakers are in the trials and in the cohort.", speakers=sorted(both)[:20]
+            )
+        pipeline = load_pipeline(model, threads=threads, device=device)
+        folder.mkdir(parents=True, exist_ok=True)
+        cache = EmbeddingCache(folder, identity.model_id)
+        scored, skipped = score_pairs(pipeline, recordings, root, within=shared, cache=cache, workers=workers)
+        facts = {**facts, "impostors_share": list(shared), "skipped_recordings": skipped}
+        facts |= describe(scored.trials.recordings, scored.embedded)
+        if cohort and cohort_from:
+            drawn = draw_cohort(cohort_from, cohort, shares)
+            heard = embed_recordings(
+                pipeline, drawn, cohort_root, cache=cache, workers=workers, description="cohort"
+            )
+            speakers = len({recording.speaker for recording in drawn})
+            named = cohort_manifest.name if cohort_manifest else f"training speakers of {facts['training']}"
+            made = build_cohort(drawn, heard, identity.model_id, f"{speakers} {named}")
+            facts["as_norm"] = normalised_rates(scored, made, identity.model_id)
+            made.save(target / COHORT_FILE)
+        values, genuine = scored.scores, scored.trials.genuine
+        policy = fit_policy(
+            identity.model_id,
+            values,
+            genuine,
+            scored.trials.speaker_pairs(),
+            provenance=facts,
+            groups=group_rows(scored),
+            prior=prior,
+        )
+    policy.save(target / POLICY_FILE)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = {row.name: row.threshold for row in policy.thresholds if row.threshold is not None}
+    plot_histogram(values, genuine, folder / "scores.png", "Tuning trials", lines)
+    if as_json:
+        print((target / POLICY_FILE).read_text(encoding="utf-8"), end="")
+    else:
+        _print_policy(policy, target)
+
+
+def _print_policy(policy: Policy, target: Path) -> None:
+    facts = policy.provenance
+    print(f"{facts['trials']:,} trials of {facts['speakers']:,} speakers, from {facts['speakers_from']}")
+    for group, rows in {"": policy.thresholds, **policy.groups}.items():
+        if group:
+            print(f"{group}: {rows[0].genuine_trials:,} genuine, {rows[0].impostor_trials:,} impostor trials")
+        for row in rows:
+            shown = f"{row.threshold:.3f}" if row.threshold is not None else "-"
+            missed = f"{row.fnmr:.2%}" if row.fnmr is not None else "-"
+            line = f"  {row.name:12} FMR {row.fmr:<8.3%} threshold {shown:7} FNMR {missed:8}"
+            print(f"{line} {row.reason or ''}".rstrip())
+    worth = facts["calibration"]
+    if "held_out_cllr_after" in worth:
+        print(
+            f"calibration: held-out Cllr {worth['held_out_cllr_before']:.3f} before,"
+            f" {worth['held_out_cllr_after']:.3f} after, {worth['held_out_min_cllr']:.3f} at best"
+        )
+    else:
+        print(f"calibration: {worth['reason']}")
+    if norm := facts.get("as_norm"):
+        print(
+            f"AS-norm: EER {norm['eer_cosine']:.2%} as cosines, {norm['eer_as_norm']:.2%} with a cohort"
+            f" of {norm['cohort']} speakers"
+        )
+    print(f"written to {target}")
