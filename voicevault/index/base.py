@@ -220,13 +220,12 @@ class Base:
         # The layout of packed codes is FAISS' own and may change with a release: some rows are encoded anew.
         import faiss
 
-        rows = np.unique(np.linspace(0, self.count - 1, 32).astype(np.int64))
+        rows = np.unique(np.linspace(0, self.count - 1, 8).astype(np.int64))
         vectors = self.vectors(rows)
         rows, vectors = rows[vectors.any(axis=1)], vectors[vectors.any(axis=1)]
         if not len(rows):
             return
-        quantizer = codec.empty_index().pq
-        fresh = quantizer.compute_codes(vectors @ codec.rotation)
+        fresh = codec.encode(vectors)
         kept = np.stack([self._scanner.code(row) for row in rows.tolist()])[:, : fresh.shape[1]]
         # Encoding may round otherwise on another processor.
         if np.mean(fresh == kept) < 0.98:

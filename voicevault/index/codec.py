@@ -83,6 +83,12 @@ class Codec:
                 index.add(rows @ self.rotation)
         return _codes_of(index).copy()
 
+    def encode(self, rows: Float32Array) -> UInt8Array:
+        """The codes of unit vectors [n, d] as `Scanner.code` has them: uint8 [n, ceil(M / 2)]."""
+        index = self.empty_index()  # `pq` is a part of it, and goes with it
+        codes: UInt8Array = index.pq.compute_codes(rows @ self.rotation)
+        return codes
+
     def empty_index(self) -> Any:
         """A trained `faiss.IndexPQFastScan` without rows."""
         import faiss
