@@ -1,4 +1,4 @@
-"""Command line of `train`: fit, export, evaluate, tune."""
+"""Command line of `train`: fit, export, evaluate, tune, compare."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from train.evaluate_cli import evaluate
+from train.evaluate_cli import compare, evaluate
 from train.tune_cli import tune
 from voicevault.errors import VoicevaultError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
-for command in (evaluate, tune):
+for command in (evaluate, tune, compare):
     app.command()(command)
 
 Config = Annotated[

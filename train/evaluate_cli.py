@@ -1,4 +1,4 @@
-"""The command `evaluate` of ``python -m train``."""
+"""The commands `evaluate` and `compare` of ``python -m train``."""
 
 from __future__ import annotations
 
@@ -187,3 +187,31 @@ def _print_result(result: dict[str, Any], folder: Path) -> None:
         if row["clean_enrollment"]["eer"] is not None:
             print(f"  {row['condition']:18} {row['clean_enrollment']['eer']:.2%}")
     print(f"scores and plots     {folder}")
+
+
+def compare(
+    model: Annotated[list[str], typer.Option("--model", help="'default' or a model folder; repeat it")],
+    trials: Annotated[list[Path], typer.Option("--trials", help="Trial list; may be repeated")],
+    audio_root: Annotated[
+        Path | None, typer.Option("--audio-root", help="Folder that paths start from")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the table and kept embeddings")] = Path(
+        "runs/compare"
+    ),
+    workers: Workers = None,
+    threads: Threads = 1,
+    device: DeviceOption = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Measure several models on the same lists: size, time, error rates."""
+    from train.compare import as_markdown, compare_models
+    from train.trials import read_trials
+
+    lists = [(path.stem, read_trials(path)) for path in trials]
+    out.mkdir(parents=True, exist_ok=True)
+    rows = compare_models(
+        model, lists, audio_root or trials[0].parent, out, workers=workers, threads=threads, device=device
+    )
+    (out / "compare.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    (out / "compare.md").write_text(as_markdown(rows), encoding="utf-8")
+    print(json.dumps(rows, indent=2) if as_json else as_markdown(rows), end="\n" if as_json else "")

@@ -1,0 +1,99 @@
+"""Models beside each other on the same lists: what they cost and what they reach."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train.embedding_cache import EmbeddingCache
+from train.evaluate import score_trials
+from train.evaluate_embed import load_pipeline, model_folder
+from train.evaluate_report import analyse, read_model_files
+from train.trials import Trials
+from voicevault.types import SAMPLE_RATE, Encoder
+
+SECONDS = 3.0
+"""Length of speech whose embedding is timed."""
+
+
+def compare_models(
+    models: Sequence[str],
+    lists: Sequence[tuple[str, Trials]],
+    audio_root: Path,
+    folder: Path,
+    *,
+    workers: int | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+) -> list[dict[str, Any]]:
+    """One row per model, as JSON values: size, time, and the rates on each list.
+
+    Args:
+        models: ``default`` or model folders.
+        lists: Name and trials.
+        audio_root: Folder that the paths of all lists start from.
+        folder: Where embeddings are kept.
+
+    Raises:
+        ModelNotFoundError, CheckpointError, AudioError.
+    """
+    folders = [model_folder(model) for model in models]  # said before any time is spent
+    rows = []
+    for model, files_of in zip(models, folders, strict=True):
+        pipeline = load_pipeline(model, threads=threads, device=device)
+        cache = EmbeddingCache(folder, pipeline.encoder.model_id)
+        files = read_model_files(files_of, pipeline.encoder.model_id)
+        row: dict[str, Any] = {
+            "model": pipeline.encoder.name,
+            "folder": files_of.name,
+            "model_id": pipeline.encoder.model_id,
+            "megabytes": sum(f.stat().st_size for f in files_of.glob("*.safetensors")) / 1e6,
+            "dimensions": pipeline.encoder.dim,
+            f"ms_per_{SECONDS:g}_s": milliseconds(pipeline.encoder),
+            "lists": {},
+        }
+        for name, trials in lists:
+            scored = score_trials(pipeline, trials, audio_root, cache=cache, workers=workers)
+            found = analyse(scored, files)
+            row["lists"][name] = {
+                key: found[key]
+                for key in ("trials", "eer", "eer_interval", "min_dcf_01", "min_dcf_05", "as_norm")
+            }
+        rows.append(row)
+    return rows
+
+
+def milliseconds(encoder: Encoder, repeats: int = 7) -> float:
+    """Median time to embed 3 s of speech, one recording at a time, with the threads that torch has."""
+    noise = np.random.default_rng(0).normal(scale=0.05, size=round(SECONDS * SAMPLE_RATE)).astype(np.float32)
+    encoder.embed([noise])
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        encoder.embed([noise])
+        times.append(1000.0 * (time.perf_counter() - start))
+    return float(np.median(times))
+
+
+def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """A table with one line per model and list."""
+    lines = [
+        "| model | MB | ms per 3 s | list | EER | 95 % interval | minDCF(0.01) | minDCF(0.05) | EER, AS-norm |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        for name, found in row["lists"].items():
+            ends, norm = found["eer_interval"], found["as_norm"]
+            normed = "-" if norm is None else f"{100 * norm['eer']:.2f} %"
+            between = f"{100 * ends[0]:.2f} to {100 * ends[1]:.2f} %" if ends else "-"
+            lines.append(
+                f"| {row['model']} ({row['model_id'][:8]}) | {row['megabytes']:.1f} |"
+                f" {row[f'ms_per_{SECONDS:g}_s']:.1f} | {name} | {100 * found['eer']:.2f} % | {between} |"
+                f" {found['min_dcf_01']:.3f} | {found['min_dcf_05']:.3f} |"
+                f" {normed} |"
+            )
+    return "\n".join(lines) + "\n"
