@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,8 @@ from voicevault.errors import CheckpointError, ModelExistsError, ModelNotFoundEr
 SOURCE_FILE = "source.json"
 SHIPPED = "default"
 """Name of the model that comes with the package."""
+STALE = 24 * 3600
+"""Seconds after which an unfinished import is taken for dead."""
 OWN_FILES = (
     "config.json",
     "model.safetensors",
@@ -178,6 +181,9 @@ class ModelStore:
     def _workplace(self) -> Iterator[Path]:
         """An empty folder in the store; what is still there at the end is deleted."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for left in self.folder.glob(".import-*"):  # by a process that died
+            if left.suffix != ".old" and time.time() - left.stat().st_mtime > STALE:
+                shutil.rmtree(left, ignore_errors=True)
         work = Path(tempfile.mkdtemp(prefix=".import-", dir=self.folder))
         try:
             yield work

@@ -88,13 +88,21 @@ def _probe(path: Path, session: Any, bins: int) -> tuple[int, int]:
     rng = np.random.default_rng(0)
     reason = "its output is not finite"
     for frames in PROBED_FRAMES:
-        feed = {session.get_inputs()[0].name: rng.normal(size=(1, frames, bins)).astype(np.float32)}
         try:
-            out = np.asarray(session.run([session.get_outputs()[0].name], feed)[0])
+            shapes = []
+            for count in (frames, frames + 7):
+                feed = {session.get_inputs()[0].name: rng.normal(size=(1, count, bins)).astype(np.float32)}
+                out = np.asarray(session.run([session.get_outputs()[0].name], feed)[0])
+                shapes.append((str(out.dtype), *out.shape))
         except Exception as error:  # onnxruntime's exceptions share no base
             reason = str(error).strip().splitlines()[0]
             continue
-        if out.size != out.shape[-1] or not 1 < out.size <= 4096 or out.dtype != np.float32:
+        if (
+            shapes[0] != shapes[1]
+            or out.size != out.shape[-1]
+            or not 1 < out.size <= 4096
+            or out.dtype != np.float32
+        ):
             raise CheckpointError(
                 f"{path} gives {out.dtype} {list(out.shape)} for one recording; [batch, embedding] in float32 is needed"
             )
