@@ -53,20 +53,19 @@ def connected(process: subprocess.Popen[str]) -> Iterator[httpx.Client]:
         process.stderr.close()
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_server_ends_when_it_is_told_to(
-    how: signal.Signals, tiny_model: Path, tmp_path: Path, recording: bytes
-) -> None:
-    process = start(home=tmp_path, model=tiny_model)
-    with connected(process) as client:
-        enrolled = client.post(f"{DEFAULT}/speakers/ada/enrollments", content=recording)
-        assert enrolled.status_code == 201
-        assert client.post(f"{DEFAULT}/identify", content=recording).json()["speaker_id"] == "ada"
-        process.send_signal(how)
-        assert process.wait(30) == 0
-        assert process.stdout is not None and process.stdout.read() == "", "one line is all it says"
-        assert process.stderr is not None and process.stderr.read() == ""
-    assert list((tmp_path / "index").glob("*.index")), "the vault was not closed: the index is not saved"
+def test_a_server_ends_when_it_is_told_to(tiny_model: Path, tmp_path: Path, recording: bytes) -> None:
+    homes = {how: tmp_path / how.name for how in (signal.SIGTERM, signal.SIGINT)}
+    processes = {how: start(home=home, model=tiny_model) for how, home in homes.items()}
+    for how, process in processes.items():
+        with connected(process) as client:
+            enrolled = client.post(f"{DEFAULT}/speakers/ada/enrollments", content=recording)
+            assert enrolled.status_code == 201
+            assert client.post(f"{DEFAULT}/identify", content=recording).json()["speaker_id"] == "ada"
+            process.send_signal(how)
+            assert process.wait(30) == 0
+            assert process.stdout is not None and process.stdout.read() == "", "one line is all it says"
+            assert process.stderr is not None and process.stderr.read() == ""
+        assert list((homes[how] / "index").rglob("*.*")), "the vault was not closed: the index is not saved"
 
 
 def test_two_servers_on_one_database_agree_at_once(
