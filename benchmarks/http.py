@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -16,7 +16,7 @@ from benchmarks.plots import COLORS, INK, footer, new_figure, save
 from benchmarks.report import where
 from benchmarks.rows import Recorded, Rows
 from benchmarks.serving import post_all, running_server
-from benchmarks.timing import latency
+from benchmarks.timing import interleaved, latency, one_thread
 from benchmarks.workbench import (
     FORMATS,
     by_speaker,
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 
 OPERATIONS = ("identify", "verify")
 STAGES = ("decode", "speech", "embed", "search")
+THRESHOLD = 0.5
+"""Given with every request, since a model may have no policy."""
+DIRECT = 30
+"""Answers of the vault without a server, of each operation."""
 SPEAKERS = 12
 """At most so many speakers are enrolled and ask."""
 WAITING = "#c8c8c8"
@@ -62,7 +66,7 @@ def measure(options: HttpOptions, rows: Rows, progress: Progress) -> None:
     speakers = dict(islice(by_speaker(find_recordings(options)).items(), SPEAKERS))
     task = progress.add_task("preparing", total=None)
     with temporary_settings(options, rows.path) as settings:
-        probes = _enroll(settings, speakers, options)
+        probes = _enroll(settings, speakers, options, rows)
         with running_server(settings) as server:
             series = [(operation, clients) for operation in OPERATIONS for clients in options.clients]
             total = options.rounds * options.requests * len(series)
@@ -98,9 +102,10 @@ def measure(options: HttpOptions, rows: Rows, progress: Progress) -> None:
 
 
 def _enroll(
-    settings: Settings, speakers: dict[str, list[ManifestRow]], options: HttpOptions
+    settings: Settings, speakers: dict[str, list[ManifestRow]], options: HttpOptions, rows: Rows
 ) -> list[tuple[str, bytes]]:
-    """Fills the vault and enrolls the speakers; (speaker, recording to send) of each."""
+    """Fills the vault, enrolls the speakers, and asks without a server, on one thread; (speaker, recording to
+    send) of each."""
     from voicevault.vault import Vault
 
     probes = []
@@ -111,12 +116,24 @@ def _enroll(
             vault.enroll(speaker, encode_audio(enrolled, "WAV"))
             asked = speech_clip(vault.pipeline, recordings[::-1], options.seconds)
             probes.append((speaker, encode_audio(asked, options.format)))
+        turns = cycle(probes)
+
+        def identify() -> object:
+            return vault.identify(next(turns)[1], threshold=THRESHOLD)
+
+        def verify() -> object:
+            return vault.verify(*next(turns), threshold=THRESHOLD)
+
+        calls = {"identify": identify, "verify": verify}
+        with one_thread(), vault.pipeline.encoder.one_thread_per_call():
+            for sample in interleaved(calls, min(options.requests, DIRECT), seed=options.seed, warmup=3):
+                rows.append("direct", operation=sample.name, seconds=sample.wall, cpu=sample.cpu)
     return probes
 
 
 def _requests(operation: str, probes: Sequence[tuple[str, bytes]], count: int) -> list[tuple[str, bytes]]:
-    """Paths and bodies, every probe in turn. The threshold is given, since a model may have no policy."""
-    base = f"/v1/collections/{DEFAULT_COLLECTION}/{operation}?threshold=0.5"
+    """Paths and bodies, every probe in turn."""
+    base = f"/v1/collections/{DEFAULT_COLLECTION}/{operation}?threshold={THRESHOLD}"
     made = []
     for place in range(count):
         speaker, recording = probes[place % len(probes)]
@@ -140,6 +157,7 @@ def metrics(recorded: Recorded) -> Metrics:
     numbers = sorted(recorded.distinct("clients", "series"))
     few = Unmeasured("one client was not among those asked for")
     overheads: list[float | Unmeasured] = []
+    cpu: list[float | Unmeasured] = []
     for operation in OPERATIONS:
         for clients in numbers:
             found = latency(recorded.values("seconds", "request", operation=operation, clients=clients))
@@ -150,11 +168,25 @@ def metrics(recorded: Recorded) -> Metrics:
         overheads.append(
             latency([row["seconds"] / row["timing"]["total"] for row in alone]).p50 if alone else few
         )
-        derived[f"{operation}_cpu_ms"] = _server_cpu_ms(recorded, operation)
-    measured = [value for value in overheads if not isinstance(value, Unmeasured)]
-    derived["http_over_vault"] = max(measured) if measured else few
+        derived[f"{operation}_cpu_ms"] = server = _server_cpu_ms(recorded, operation)
+        derived[f"{operation}_direct_cpu_ms"] = direct = _direct_cpu_ms(recorded, operation)
+        cpu.append(server if isinstance(server, Unmeasured) else server / direct)
+    derived["http_over_vault"] = _worst(overheads)
+    derived["http_cpu_over_vault"] = _worst(cpu)
     derived["busy_cores"] = _busy_cores(recorded, numbers)
     return derived
+
+
+def _worst(values: Sequence[float | Unmeasured]) -> float | Unmeasured:
+    numbers = [value for value in values if not isinstance(value, Unmeasured)]
+    return (
+        max(numbers) if len(numbers) == len(values) else next(v for v in values if isinstance(v, Unmeasured))
+    )
+
+
+def _direct_cpu_ms(recorded: Recorded, operation: str) -> float:
+    """CPU milliseconds of the vault's answer where there is no server, mean."""
+    return float(1e3 * mean(recorded.values("cpu", "direct", operation=operation)))
 
 
 def _server_cpu_ms(recorded: Recorded, operation: str) -> float | Unmeasured:
@@ -206,9 +238,13 @@ def tables(recorded: Recorded) -> list[Table]:
             "Over HTTP, latency in milliseconds as the client sees it",
             ("operation", "clients", "p50", "p95", "p99", "requests/s", "requests"),
             lines,
-            "The server computes for "
-            + " and ".join(f"{_shown(derived[f'{o}_cpu_ms'])} ms per request ({o})" for o in OPERATIONS)
-            + f" on {_cores(recorded)} cores, which the clients share.",
+            "CPU time of a request in the server: "
+            + ", ".join(
+                f"{o} {_shown(derived[f'{o}_cpu_ms'])} ms, where the vault alone takes"
+                f" {_shown(derived[f'{o}_direct_cpu_ms'])} ms"
+                for o in OPERATIONS
+            )
+            + f". {_cores(recorded)} cores, which the clients share.",
         ),
         Table(
             "Where a request spends its time, mean milliseconds",
@@ -271,6 +307,13 @@ BENCHMARK = Benchmark(
             at_most=1.15,
             unit="x",
             why="HTTP is small beside a network",
+        ),
+        Bound(
+            name="CPU time of a request beside the vault's own",
+            metric="http_cpu_over_vault",
+            at_most=1.25,
+            unit="x",
+            why="reading, queueing and JSON cost little",
         ),
         Bound(
             name="cores that the server keeps busy",

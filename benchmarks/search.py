@@ -52,25 +52,24 @@ def measure(options: SearchOptions, rows: Rows, progress: Progress) -> None:
         vectors = synthetic_gallery(size, options.dim, options.seed)
         probes = make_probes(vectors, options.batch, options.seed)
         k = min(options.k, size)
-        with closing(make_index(vectors)) as index, one_thread():
+        with closing(make_index(vectors)) as index:
             rows.append(
                 "recall", size=size, probes=len(probes), k=k, agree=_agreement(index, vectors, probes, k)
             )
-            for sample in interleaved(
-                _contenders(index, vectors, probes, k),
-                options.rounds,
-                seed=options.seed,
-                step=lambda: progress.advance(task),
-            ):
-                rows.append(
-                    "search",
-                    size=size,
-                    dim=options.dim,
-                    contender=sample.name,
-                    probes=len(probes) if sample.name == BATCH else 1,
-                    seconds=sample.wall,
-                    cpu=sample.cpu,
-                )
+            contenders = _contenders(index, vectors, probes, k)
+            with one_thread():
+                for sample in interleaved(
+                    contenders, options.rounds, seed=options.seed, step=lambda: progress.advance(task)
+                ):
+                    rows.append(
+                        "search",
+                        size=size,
+                        dim=options.dim,
+                        contender=sample.name,
+                        probes=len(probes) if sample.name == BATCH else 1,
+                        seconds=sample.wall,
+                        cpu=sample.cpu,
+                    )
 
 
 def make_probes(vectors: Float32Array, count: int, seed: int) -> Float32Array:

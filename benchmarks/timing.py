@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -113,8 +114,24 @@ def read_bandwidth(megabytes: int = 256, repeats: int = 5) -> float:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """BLAS and OpenMP libraries that are loaded by now compute on one thread inside; as before after it."""
+    """BLAS, and torch and FAISS where they are loaded by now, compute on one thread inside; as before after it.
+
+    torch is told by itself: with a single OpenMP thread behind its back, its Fourier transforms, which have
+    threads of their own, take thirty times as long.
+    """
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(limits=1):
-        yield
+    torch, faiss = sys.modules.get("torch"), sys.modules.get("faiss")
+    before = [torch.get_num_threads() if torch else 1, faiss.omp_get_max_threads() if faiss else 1]
+    with threadpool_limits(limits=1, user_api="blas"):
+        if torch:
+            torch.set_num_threads(1)
+        if faiss:
+            faiss.omp_set_num_threads(1)
+        try:
+            yield
+        finally:
+            if faiss:
+                faiss.omp_set_num_threads(before[1])
+            if torch:
+                torch.set_num_threads(before[0])

@@ -75,7 +75,9 @@ def test_http(measured: Any) -> None:
                 )
             (series,) = recorded.where("series", operation=operation, clients=clients)
             assert found["metrics"][f"{operation}_{clients}_per_second"] == 6 / series["seconds"]
+        assert len(recorded.where("direct", operation=operation)) == 6
     assert found["metrics"]["http_over_vault"] >= 1.0
+    assert found["metrics"]["http_cpu_over_vault"] > 0
     assert "busy_cores" in found["not_measured"]  # too few requests to speak of it
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import time
 from collections import Counter
 
 import pytest
 
 from benchmarks.machine import describe_machine
-from benchmarks.timing import best, interleaved, latency, one_thread, read_bandwidth
+from benchmarks.timing import best, interleaved, latency, read_bandwidth
 
 
 def test_percentiles_are_times_that_occurred() -> None:
@@ -55,18 +57,26 @@ def test_the_shortest_of_several_calls() -> None:
 
 
 def test_one_thread_inside_and_as_before_after() -> None:
-    from threadpoolctl import threadpool_info
+    """In a process of its own: which libraries are loaded, and how they are set, is then known."""
+    code = """
+import faiss, numpy, torch
+from threadpoolctl import threadpool_info
+from benchmarks.timing import one_thread
 
-    def threads() -> list[int]:
-        return [library["num_threads"] for library in threadpool_info()]
+def threads():
+    blas = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+    return [torch.get_num_threads(), faiss.omp_get_max_threads(), *blas]
 
-    import numpy as np
-
-    np.ones((4, 4)) @ np.ones((4, 4))
-    before = threads()
-    with one_thread():
-        assert set(threads()) == {1}
-    assert threads() == before
+torch.set_num_threads(2)
+faiss.omp_set_num_threads(2)
+before = threads()
+assert before[:2] == [2, 2] and len(before) > 2, before
+with one_thread():
+    assert set(threads()) == {1}, threads()
+assert threads() == before, threads()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_memory_is_read_at_a_credible_rate() -> None:
