@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -27,7 +28,7 @@ class EmbeddingCache:
             try:
                 with np.load(self.path, allow_pickle=False) as stored:
                     columns = [stored[name] for name in ("keys", "vectors", "numbers", "audio")]
-            except (OSError, ValueError, KeyError, EOFError):
+            except (OSError, ValueError, KeyError, EOFError, BadZipFile):
                 return  # cut off while it was written, or not ours: compute anew
             for key, vector, numbers, audio in zip(*columns, strict=True):
                 self._rows[str(key)] = (vector, float(numbers[0]), float(numbers[1]), str(audio))
