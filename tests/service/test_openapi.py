@@ -69,3 +69,19 @@ def test_the_examples_fit_their_schemas() -> None:
 
 def test_the_document_loads_nothing_from_elsewhere(client: httpx.Client) -> None:
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
+
+
+def test_the_documentation_names_each_route_option_and_code(client: httpx.Client) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
+    rows = {line.split("|")[1].strip(" `"): line for line in text.splitlines() if line.startswith("| `")}
+    found = operations(client)
+    assert set(rows) == {f"{method.upper()} {path}" for method, path in found}
+    for (method, path), operation in found.items():
+        for parameter in operation.get("parameters", ()):
+            if parameter["in"] == "query":
+                assert f"`{parameter['name']}`" in rows[f"{method.upper()} {path}"]
+        for status, answer in operation["responses"].items():
+            for code in answer.get("content", {}).get("application/problem+json", {}).get("examples", ()):
+                assert any(
+                    line.startswith(f"| {status} |") and f"`{code}`" in line for line in text.splitlines()
+                )
