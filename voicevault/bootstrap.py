@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from voicevault.encoder import LazyEncoder, default_model_dir
+from voicevault.encoder import BatchingEncoder, LazyEncoder, default_model_dir
 from voicevault.errors import (
     CollectionExistsError,
     CollectionNotFoundError,
@@ -16,6 +16,7 @@ from voicevault.gallery import Galleries
 from voicevault.scoring.policy import Policy
 from voicevault.settings import Settings
 from voicevault.store import Store
+from voicevault.types import Encoder
 from voicevault.vault import DEFAULT_COLLECTION, Vault
 
 DEFAULT_MODEL = "default"
@@ -89,17 +90,22 @@ def upgrade_database(settings: Settings) -> tuple[str | None, str | None]:
         store.close()
 
 
-def open_vault(target: str | Path | Settings | None = None) -> Vault:
+def open_vault(target: str | Path | Settings | None = None, *, serving: bool = False) -> Vault:
     """A vault for a database URL, a home folder, settings, or (None) the environment.
 
-    The collection ``default`` is made where it is missing; the model loads when it is first needed.
+    The collection ``default`` is made where it is missing; the model loads when it is first needed. With `serving`, callers in
+    several threads share the passes of a GPU; on the CPU each core embeds one recording at a time anyway.
 
     Raises:
         SettingsError, ModelNotFoundError, CheckpointError, SchemaOutdatedError, DatabaseUnavailableError.
     """
     settings = resolve_settings(target)
     folder = model_folder(settings)
-    encoder = LazyEncoder(folder, threads=settings.threads, device=settings.device)
+    encoder: Encoder = LazyEncoder(
+        folder, threads=settings.threads, device=settings.device, precision=settings.precision
+    )
+    if serving and settings.device != "cpu":
+        encoder = BatchingEncoder(encoder)
     table = folder / "policy.json"
     policy = Policy.load(table, encoder.model_id) if table.is_file() else None
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)

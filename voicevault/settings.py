@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import pydantic_settings
 from pydantic import Field, ValidationError, field_validator
@@ -36,7 +36,8 @@ class Settings(BaseSettings):
         database_url: ``sqlite:///PATH`` or ``postgresql://...``; None is voicevault.db in `home`.
         model: ``default``, the name of a folder in ``HOME/models``, or a path of a model folder.
         device: Where the model runs: ``cpu``, ``cuda``, ``cuda:1``.
-        threads: torch threads; None leaves torch's own choice.
+        precision: ``fp32``, or ``int8`` where the model has such a variant; None is the model's own choice.
+        threads: Most threads of one embedding; None is one per core, in the server one per core and inference.
         min_enroll_speech: Seconds of net speech that an enrollment needs.
         min_probe_speech: Seconds of net speech that a probe needs.
         max_bytes: Largest recording in bytes.
@@ -57,6 +58,7 @@ class Settings(BaseSettings):
     database_url: str | None = None
     model: str = Field("default", min_length=1)
     device: str = Field("cpu", min_length=1)
+    precision: Literal["fp32", "int8"] | None = None
     threads: int | None = Field(None, ge=1)
     min_enroll_speech: float = Field(2.0, gt=0, allow_inf_nan=False)
     min_probe_speech: float = Field(0.5, gt=0, allow_inf_nan=False)

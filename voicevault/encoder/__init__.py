@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from voicevault.encoder.batching import BatchingEncoder
 from voicevault.encoder.lazy import LazyEncoder, default_model_dir, load_encoder, read_identity
 
-__all__ = ["LazyEncoder", "default_model_dir", "load_encoder", "read_identity"]
+__all__ = ["BatchingEncoder", "LazyEncoder", "default_model_dir", "load_encoder", "read_identity"]

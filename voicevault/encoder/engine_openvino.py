@@ -38,11 +38,12 @@ TAIL = 0.001
 class OpenVinoEngine:
     """Implements `engine.Engine`.
 
-    One call computes at a time, on up to `threads` threads; others wait. Within `one_thread_per_call` calls run side by side.
+    A call may use several threads, and then calls take turns; calls of one thread each run side by side, each on the thread that
+    makes it. So there are never more threads computing than `threads`, or callers.
 
     Args:
         model: With an `EcapaTdnn`.
-        threads: None is one per core.
+        threads: Most threads of one call; None is one per core.
         ranges: See `engine_graph`; None computes in float32.
     """
 
@@ -56,11 +57,11 @@ class OpenVinoEngine:
 
     def embed(self, pieces: Sequence[Float32Array]) -> Float32Array:
         """See `engine.Engine`."""
-        if self._callers:
+        if self._callers or self.threads == 1:
             return np.stack([self._run(self._parallel, piece) for piece in pieces])
         with self._turn:
-            if len(pieces) == 1 or self.threads == 1:
-                return np.stack([self._run(self._whole, piece) for piece in pieces])
+            if len(pieces) == 1:
+                return self._run(self._whole, pieces[0])[None]
             return self._side_by_side(pieces)
 
     @contextmanager
@@ -95,25 +96,21 @@ class OpenVinoEngine:
         row: Float32Array = rows[0]
         return row
 
-    @property
+    @cached_property
     def _whole(self) -> _Compiled:
         """All threads for one recording."""
-        with self._building:
-            return self._compiled_whole
+        return _Compiled(self._graph.model, self.threads, 1)
 
     @property
     def _parallel(self) -> _Compiled:
         """One thread for each of several recordings."""
         with self._building:
-            return self._compiled_whole if self.threads == 1 else self._compiled_parallel
-
-    @cached_property
-    def _compiled_whole(self) -> _Compiled:
-        return _Compiled(self._graph.model, self.threads, 1)
+            return self._compiled_parallel
 
     @cached_property
     def _compiled_parallel(self) -> _Compiled:
-        return _Compiled(self._graph.model, self.threads, self.threads)
+        streams = max(self.threads, available_cores())
+        return _Compiled(self._graph.model, streams, streams)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import uvicorn
 
+from voicevault.bootstrap import open_vault
 from voicevault.cores import available_cores
 from voicevault.errors import SettingsError
 from voicevault.service.app import create_app
@@ -60,7 +61,7 @@ def serve(settings: Settings) -> None:
             # Requests run side by side; threads of one inference would only fight with those of the others.
             cores = available_cores()
             settings = settings.changed(threads=max(1, cores // (settings.concurrency or cores)))
-        server = make_server(Vault.open(settings), settings)
+        server = make_server(open_vault(settings, serving=True), settings)
         # uvicorn raises the signal again when it has shut down; without a handler SIGTERM would then count as a crash.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
