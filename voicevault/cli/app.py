@@ -10,10 +10,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from voicevault import __version__
-from voicevault.cli import answers, collections, database, demo, enrollment, serve, settings, speakers
+from voicevault.cli import answers, collections, database, demo, enrollment, models, serve, settings, speakers
 from voicevault.cli.exits import EXIT_CODES, INTERRUPTED
 
-PARTS = (enrollment, answers, speakers, collections, serve, database, settings, demo)
+PARTS = (enrollment, answers, speakers, collections, models, serve, database, settings, demo)
 """The modules with commands, in the order of ``--help``; each has ``register(app)``."""
 
 EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + "."

@@ -59,13 +59,25 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A folder of the store, or the model that comes with the package; `problem` says why it cannot be used."""
+    """A folder of the store, or the model that comes with the package; `problem` says why it cannot be used.
+
+    Attributes:
+        name: Of the folder; the model's own is in `identity`.
+        config: config.json as it stands.
+    """
 
     name: str
     folder: Path
     identity: ModelIdentity | None
     source: Source | None
+    config: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
+
+    @property
+    def architecture(self) -> str | None:
+        """Type of the network, as config.json calls it."""
+        found = self.config.get("architecture")
+        return str(found.get("type")) if isinstance(found, dict) else None
 
     @property
     def bytes(self) -> int:
@@ -192,9 +204,11 @@ class ModelStore:
 
     def _read(self, name: str, folder: Path) -> StoredModel:
         try:
-            return StoredModel(name, folder, read_identity(folder), read_source(folder))
+            identity = read_identity(folder)
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            return StoredModel(name, folder, identity, read_source(folder), config)
         except CheckpointError as error:
-            return StoredModel(name, folder, None, None, error.message)
+            return StoredModel(name, folder, None, None, problem=error.message)
 
 
 def read_source(folder: Path) -> Source | None:
