@@ -1,0 +1,175 @@
+"""From scores and recordings to the files that a vault decides by."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from train.__main__ import app
+from train.trials import Recording
+from train.tune import calibrate, fit_policy
+from train.tune_speakers import draw_cohort, training_speakers
+from voicevault.encoder.lazy import read_identity
+from voicevault.errors import ModelMismatchError, RequestError
+from voicevault.scoring.normalise import Cohort
+from voicevault.scoring.policy import Policy
+
+CONFIG = """
+name = "small"
+seed = 3
+[data]
+manifest = "train.tsv"
+weights = {books = 1.0}
+[validation]
+speakers = {books = 3}
+[optimiser]
+steps = 1
+"""
+
+
+def scored(speakers: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[tuple[str, str]]]:
+    """All pairs of three recordings of each speaker, as a model of some worth would score them."""
+    random = np.random.default_rng(seed)
+    owner = np.repeat(np.arange(speakers), 3)
+    vectors = random.normal(size=(speakers, 24))[owner] + random.normal(size=(len(owner), 24)) * 0.9
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    a, b = np.triu_indices(len(owner), 1)
+    pairs = [(f"s{owner[i]:03}", f"s{owner[j]:03}") for i, j in zip(a, b, strict=True)]
+    return (vectors[a] * vectors[b]).sum(axis=1), owner[a] == owner[b], pairs
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    """A copy of the model that a test may write to, without thresholds."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    (folder / "policy.json").unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(voices: dict[str, list[Path]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("corpus")
+    rows = ["path\tspeaker\tgender\tsource\tsession"]
+    for s, (speaker, files) in enumerate(list(voices.items())[:7]):
+        for file in files[:3]:
+            shutil.copyfile(file, root / f"{speaker}-{file.name}")
+            rows.append(f"{speaker}-{file.name}\t{speaker}\t{'fm'[s % 2]}\tbooks\t-")
+    (root / "train.tsv").write_text("\n".join(rows) + "\n")
+    (root / "config.toml").write_text(CONFIG)
+    return root
+
+
+def test_calibration_is_worth_something_on_speakers_it_was_not_fitted_on() -> None:
+    scores, genuine, pairs = scored(80)
+    calibration, worth = calibrate(scores, genuine, pairs)
+    assert calibration is not None and calibration.p_target == worth["prior"] == 0.05
+    assert worth["held_out_cllr_after"] < 0.5 * worth["held_out_cllr_before"]
+    assert worth["held_out_min_cllr"] <= worth["held_out_cllr_after"] < 1.25 * worth["held_out_min_cllr"]
+
+
+def test_a_policy_keeps_thresholds_calibration_and_where_they_are_from(tmp_path: Path) -> None:
+    scores, genuine, pairs = scored(80)
+    policy = fit_policy("m", scores, genuine, pairs, provenance={"speakers_from": "here"})
+    policy.save(tmp_path / "policy.json")
+    loaded = Policy.load(tmp_path / "policy.json", "m")
+    assert loaded == policy
+    rows = {row.name: row for row in loaded.thresholds}
+    assert set(rows) == {"fmr_10pct", "fmr_1pct", "fmr_0.1pct", "eer", "min_dcf_01", "min_dcf_05"}
+    assert rows["fmr_0.1pct"].threshold is None  # 28 false matches cannot be 30 pairs of speakers
+    assert rows["fmr_10pct"].threshold is not None
+    assert loaded.provenance["speakers"] == 80
+    assert loaded.provenance["impostor_trials"] == int((~genuine).sum())
+    assert loaded.threshold_for(0.01).value == rows["fmr_1pct"].threshold
+
+
+def test_trials_without_error_have_no_calibration_but_say_so() -> None:
+    _, genuine, pairs = scored(6)
+    policy = fit_policy("m", np.where(genuine, 0.9, 0.1), genuine, pairs, provenance={})
+    assert policy.calibration is None
+    assert "cannot be calibrated" in policy.provenance["calibration"]["reason"]
+
+
+def test_the_cohort_is_shared_out_as_the_training_batches_are() -> None:
+    recordings = [
+        Recording(f"{source}{s}-{i}", f"{source}{s}", source)
+        for source, speakers in (("a", 50), ("b", 8), ("c", 50))
+        for s in range(speakers)
+        for i in range(5)
+    ]
+    drawn = draw_cohort(recordings, 40, {"a": 0.5, "b": 0.5})
+    people = Counter(next(iter(r.speaker)) for r in {r.speaker: r for r in drawn}.values())
+    assert people == {"a": 32, "b": 8}  # b has no more
+    assert max(Counter(r.speaker for r in drawn).values()) == 3
+    assert drawn == draw_cohort(list(reversed(recordings)), 40, {"a": 0.5, "b": 0.5})
+    assert len({r.speaker for r in draw_cohort(recordings, 1000, {})}) == 108
+
+
+def test_a_model_is_tuned_on_the_speakers_that_its_training_kept_out(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    arguments = ["tune", "--model", str(model), "--config", str(corpus / "config.toml"), "--workers", "0"]
+    folders = ["--corpora", str(corpus), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    run = CliRunner().invoke(app, [*arguments, *folders, "--cohort", "4"])
+    assert run.exit_code == 0, run.output
+    identity = read_identity(model).model_id
+    policy = Policy.load(model / "policy.json", identity)
+    facts = policy.provenance
+    assert (facts["speakers"], facts["recordings"], facts["trials"]) == (3, 9, 36)
+    assert (facts["seed"], facts["training"], facts["impostors_share"]) == (3, "small", ["source"])
+    assert all(
+        row.threshold is None and row.reason for row in policy.thresholds
+    )  # three speakers promise nothing
+    people = training_speakers(corpus / "config.toml", corpus, tmp_path / "cache")
+    assert not {r.speaker for r in people.held_out} & {r.speaker for r in people.trained}
+    cohort = Cohort.load(model / "cohort.safetensors", identity)
+    assert len(cohort.vectors) == 4
+    assert facts["as_norm"]["cohort"] == 4
+    assert "36 trials of 3 speakers" in run.output
+    assert (tmp_path / "out" / "scores.png").is_file()
+
+
+def test_a_scores_file_tunes_as_its_recordings_do_and_only_its_own_model(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    manifest, out = str(corpus / "train.tsv"), ["--workers", "0", "--out", str(tmp_path / "out")]
+    evaluated = CliRunner().invoke(
+        app, ["evaluate", "--model", str(model), "--manifest", manifest, "--no-report", *out]
+    )
+    assert evaluated.exit_code == 0, evaluated.output
+    one = CliRunner().invoke(
+        app, ["tune", "--model", str(model), "--manifest", manifest, "--impostors", "all", "--json", *out]
+    )
+    assert one.exit_code == 0, one.output
+    scores = tmp_path / "out" / "scores.tsv"
+    other = CliRunner().invoke(app, ["tune", "--model", str(model), "--scores", str(scores), "--json", *out])
+    assert other.exit_code == 0, other.output
+    rows, again = json.loads(one.stdout)["thresholds"], json.loads(other.stdout)["thresholds"]
+    for row, same in zip(rows, again, strict=True):
+        assert row["threshold"] == pytest.approx(same["threshold"], abs=1e-6)
+        assert row["reason"] == same["reason"]
+    assert "speech 4 to 8 s" in json.loads(one.stdout)["groups"]
+    text = scores.read_text().replace(read_identity(model).model_id, "0" * 32)
+    scores.write_text(text)
+    refused = CliRunner().invoke(app, ["tune", "--model", str(model), "--scores", str(scores)])
+    assert isinstance(refused.exception, ModelMismatchError)
+
+
+def test_what_cannot_be_asked_is_refused_at_once(model: Path, corpus: Path) -> None:
+    manifest = str(corpus / "train.tsv")
+    for arguments, message in (
+        ([], "one of --manifest"),
+        (["--manifest", manifest, "--config", "x.toml"], "one of --manifest"),
+        (["--manifest", manifest, "--prior", "1"], "--prior"),
+        (["--manifest", manifest, "--cohort-manifest", manifest], "in the trials and in the cohort"),
+    ):
+        run = CliRunner().invoke(app, ["tune", "--model", str(model), *arguments])
+        assert isinstance(run.exception, RequestError)
+        assert message in run.exception.message
+    assert not (model / "policy.json").exists()
