@@ -109,7 +109,7 @@ def test_browsers_are_told_to_keep_nothing_and_to_frame_nothing(client: httpx.Cl
 
 
 def test_further_names_are_allowed_by_the_settings(serve: Serve) -> None:
-    with serve(allowed_hosts="voices.example, Other.Example") as client:
+    with serve(allowed_hosts="voices.example, Other.Example:443") as client:
         for name in ("voices.example", "voices.example:8420", "OTHER.example", "localhost"):
             assert host(client, name).status_code == 200
         is_problem(host(client, "evil.example"), 403, "HOST_NOT_ALLOWED")

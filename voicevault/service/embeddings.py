@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from voicevault.errors import OverloadedError
 from voicevault.service import schemas
 from voicevault.service.dependencies import Channel, InferenceOf, VaultOf
-from voicevault.service.problems import AUDIO, VAULT, responses
+from voicevault.service.problems import INFERENCE, VAULT, responses
 from voicevault.service.uploads import BODY
 
 router = APIRouter(prefix="/v1", tags=["embeddings"])
@@ -17,7 +16,7 @@ router = APIRouter(prefix="/v1", tags=["embeddings"])
     "/embeddings",
     summary="Embed a recording",
     openapi_extra=BODY,
-    responses=responses(*VAULT, OverloadedError, *AUDIO),
+    responses=responses(*VAULT, *INFERENCE),
 )
 async def embed(
     request: Request, vault: VaultOf, inference: InferenceOf, channel: Channel = None

@@ -12,7 +12,6 @@ from voicevault.errors import (
     DuplicateRecordingError,
     EnrollmentNotFoundError,
     ModelMismatchError,
-    OverloadedError,
     SpeakerNotFoundError,
 )
 from voicevault.service import schemas
@@ -25,7 +24,7 @@ from voicevault.service.dependencies import (
     SpeakerId,
     VaultOf,
 )
-from voicevault.service.problems import AUDIO, VAULT, responses
+from voicevault.service.problems import INFERENCE, VAULT, responses
 from voicevault.service.uploads import BODY
 from voicevault.types import DuplicatePolicy
 
@@ -43,8 +42,7 @@ router = APIRouter(prefix="/v1/collections/{collection}/speakers/{speaker}/enrol
         SpeakerNotFoundError,
         DuplicateRecordingError,
         ModelMismatchError,
-        OverloadedError,
-        *AUDIO,
+        *INFERENCE,
     ),
 )
 async def enroll(

@@ -36,12 +36,12 @@ class Guard:
 
     Args:
         host: Where the server listens.
-        allowed: Further host names, without port.
+        allowed: Further host names; a port behind them says nothing.
     """
 
     def __init__(self, app: ASGIApp, host: str, allowed: list[str]) -> None:
         self._app = app
-        self._allowed = {_bare(name) for name in allowed}
+        self._allowed = {_hostname(f"//{name}") or _bare(name) for name in allowed}
         self._names = LOOPBACK | self._allowed | {_bare(host)}
         self._beyond_loopback = not _is_loopback(_bare(host))
 

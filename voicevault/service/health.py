@@ -26,6 +26,7 @@ class WarmUp:
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
         self._task: asyncio.Task[None] | None = None
+        self._failed = False
 
     def begin(self) -> None:
         self._task = asyncio.create_task(self._run())
@@ -34,29 +35,32 @@ class WarmUp:
         """Whether the database, its schema, the model and the indexes are ready now."""
         if self._task is None or not self._task.done():
             return STARTING
-        if self._task.exception() is not None:
-            self.begin()
-            await asyncio.wait([self._task], timeout=1.0)
-            if not self._task.done():
-                return STARTING
         try:
-            await self._task
             found = await asyncio.to_thread(self._vault.ready)
         except VoicevaultError as error:
             return schemas.Readiness(ready=False, code=error.code, reason=error.message)
         except Exception:
             log.exception("the readiness check failed")
-            return schemas.Readiness(ready=False, code=VoicevaultError.code, reason=VoicevaultError.title)
-        return schemas.Readiness(
-            ready=True, **{k: v for k, v in found.items() if k in schemas.Readiness.model_fields}
-        )
+            return schemas.Readiness(
+                ready=False, code=VoicevaultError.code, reason="The check failed. See the log."
+            )
+        if self._failed:  # what was in the way is gone: load the rest
+            self.begin()
+            return STARTING
+        known = {name: value for name, value in found.items() if name in schemas.Readiness.model_fields}
+        return schemas.Readiness(ready=True, **known)
 
     async def end(self) -> None:
         if self._task is not None:
             await asyncio.wait([self._task])
 
     async def _run(self) -> None:
-        await asyncio.to_thread(self._vault.warm)
+        try:
+            await asyncio.to_thread(self._vault.warm)
+            self._failed = False
+        except Exception as error:
+            self._failed = True
+            log.error("not ready: %s", error)
 
 
 @router.get("/healthz", summary="Is it alive?", responses=responses())

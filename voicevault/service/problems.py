@@ -17,6 +17,7 @@ from starlette.responses import Response
 from voicevault.errors import (
     AudioError,
     AudioNotFoundError,
+    CheckpointError,
     DatabaseBusyError,
     HostNotAllowedError,
     NotFoundError,
@@ -45,6 +46,8 @@ AUDIO: tuple[type[VoicevaultError], ...] = tuple(
     error for error in AudioError.__subclasses__() if error is not AudioNotFoundError
 )
 """What an uploaded recording can be refused for; it comes as bytes, so a missing file is none of it."""
+INFERENCE: tuple[type[VoicevaultError], ...] = (OverloadedError, CheckpointError, *AUDIO)
+"""What a route that embeds a recording may end in."""
 
 
 class ProblemResponse(Response):
@@ -76,7 +79,7 @@ def problem_of(error: VoicevaultError) -> ProblemResponse:
     headers: dict[str, str] = {}
     if isinstance(error, OverloadedError | DatabaseBusyError):
         headers["Retry-After"] = str(RETRY_AFTER)
-    if error.status in (413, 429):
+    if error.status == 413:
         headers["Connection"] = "close"  # nobody reads the rest of the upload
     return problem(error.status, error.code, error.title, error.message, error.facts, headers)
 

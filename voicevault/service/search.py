@@ -12,7 +12,6 @@ from voicevault.errors import (
     ModelMismatchError,
     NotEnrolledError,
     NoThresholdError,
-    OverloadedError,
     SpeakerNotFoundError,
 )
 from voicevault.service import schemas
@@ -26,7 +25,7 @@ from voicevault.service.dependencies import (
     Tags,
     VaultOf,
 )
-from voicevault.service.problems import AUDIO, VAULT, responses
+from voicevault.service.problems import INFERENCE, VAULT, responses
 from voicevault.service.uploads import BODY
 
 router = APIRouter(prefix="/v1/collections/{collection}", tags=["search"])
@@ -43,8 +42,7 @@ router = APIRouter(prefix="/v1/collections/{collection}", tags=["search"])
         SpeakerNotFoundError,
         NotEnrolledError,
         ModelMismatchError,
-        OverloadedError,
-        *AUDIO,
+        *INFERENCE,
     ),
 )
 async def verify(
@@ -79,8 +77,7 @@ async def verify(
         CollectionNotFoundError,
         ModelMismatchError,
         IndexUnavailableError,
-        OverloadedError,
-        *AUDIO,
+        *INFERENCE,
     ),
 )
 async def identify(
