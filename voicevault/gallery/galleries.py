@@ -208,6 +208,19 @@ class Galleries:
         elif held is not None:
             self._delete_file(held)
 
+    def compact(self, collection: str) -> None:
+        """Compacts the index now, whether that is due or not; an exact one is moved to the tier of its size.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+            OSError: The file cannot be written.
+        """
+        _, position = self.current(collection)
+        held = self._held.get(position.uuid)
+        if held is not None:
+            with held.upkeep:
+                self._renew(held)
+
     def discard(self, uuid: str) -> None:
         """Deletes the index files of a collection."""
         held = self._held.get(uuid)
@@ -275,29 +288,36 @@ class Galleries:
         """Has the index compacted, or moved to another tier, where that is due."""
         if time.monotonic() < held.upkeep_after or not self._limits.upkeep_due(held.index):
             return
-        if held.upkeep.acquire(blocking=False):
+        if not held.upkeep.locked():
+            held.upkeep_after = time.monotonic() + _UPKEEP_PAUSE
             self._later(lambda: self._upkeep(held))
 
     def _upkeep(self, held: _Held) -> None:
+        if self._limits.upkeep_due(held.index) and held.upkeep.acquire(blocking=False):
+            try:
+                self._renew(held)
+            except (BuildStoppedError, CollectionNotFoundError):
+                pass  # nobody will ask again
+            finally:
+                held.upkeep_after = time.monotonic() + _UPKEEP_PAUSE
+                held.upkeep.release()
+
+    def _renew(self, held: _Held) -> None:
         old = held.index
         try:
             new = self._files.compact(held.collection, held.uuid, old)
-            if new is None:
-                return
-            self._catch_up_unheld(held.collection, held.uuid, new)
-            with self._lock:
-                if held.index is old:
-                    held.index, held.unsaved = new, 0
-            if isinstance(new, CompressedIndex):
-                self._erase(held)
-                self._scrub(held)
-        except (BuildStoppedError, CollectionNotFoundError):
-            pass
         except SnapshotRejected as rejected:
             self._reject(held.uuid, old, str(rejected))
-        finally:
-            held.upkeep_after = time.monotonic() + _UPKEEP_PAUSE
-            held.upkeep.release()
+            return
+        if new is None:
+            return
+        self._catch_up_unheld(held.collection, held.uuid, new)
+        with self._lock:
+            if held.index is old:
+                held.index, held.unsaved = new, 0
+        if isinstance(new, CompressedIndex):
+            self._erase(held)
+            self._scrub(held)
 
     def _catch_up_unheld(self, collection: str, uuid: str, index: Index) -> None:
         # Most of what came meanwhile, so that the first question after the change has little left to do.

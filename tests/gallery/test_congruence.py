@@ -1,0 +1,215 @@
+"""Random lives of a gallery, in several processes' indexes on one database, against counting: identical answers."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from tests.gallery.oracle import COUNT, POOL, PROBES, TIERS, Oracle, start, url_of
+from voicevault.errors import VoicevaultError
+from voicevault.gallery import Galleries
+from voicevault.index import CompressedIndex, FlatIndex
+from voicevault.store import Store
+from voicevault.types import Change, Float32Array, GalleryPosition, Int64Array, SearchResult
+
+EXAMPLES = int(os.environ.get("VOICEVAULT_SOAK", "8"))
+"""Lives per tier: a few in the ordinary run; `make soak` sets thousands."""
+
+names = st.integers(0, COUNT + 60).map(lambda number: f"s{number}")
+voices = st.integers(0, len(POOL) - 1)
+who = st.integers(0, 1)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Oracle]:
+    folder = tmp_path_factory.mktemp("congruence")
+    return folder, start(folder)
+
+
+class Life(RuleBasedStateMachine):
+    """Two indexes, as of two processes, share a database and a folder of index files."""
+
+    template: tuple[Path, Oracle]
+    tier: str
+
+    @initialize()
+    def begin(self) -> None:
+        folder, oracle = self.template
+        self.folder = Path(tempfile.mkdtemp(prefix="vv-life-"))
+        shutil.copytree(folder, self.folder, dirs_exist_ok=True)
+        self.oracle, self.store = oracle.copy(), Store(url_of(self.folder))
+        self.galleries = [self.opened(), self.opened()]
+
+    def opened(self) -> Galleries:
+        return Galleries(self.store, self.folder / self.tier, TIERS[self.tier])
+
+    @rule(given=st.dictionaries(names, voices, min_size=1, max_size=40))
+    def enroll(self, given: dict[str, int]) -> None:
+        self.oracle.enroll(self.store, given)
+
+    @rule(given=st.lists(names, min_size=1, max_size=6, unique=True), which=who)
+    def forget(self, given: list[str], which: int) -> None:
+        for name in given:
+            if name in self.oracle.names:
+                self.oracle.forget(self.store, name)
+        self.galleries[which].forget("c")
+
+    @rule(which=who, first=st.integers(0, len(PROBES) - 1), many=st.booleans(), k=st.sampled_from([1, 5, 60]))
+    def search(self, which: int, first: int, many: bool, k: int) -> None:
+        probes = PROBES if many else PROBES[first : first + 1]
+        self.oracle.check(self.galleries[which], probes, k)
+
+    @rule(
+        which=who,
+        first=st.integers(0, len(PROBES) - 3),
+        few=st.lists(names, max_size=8),
+        seed=st.integers(0, 9),
+        share=st.sampled_from([0.0, 0.01, 0.5, 0.999]),
+    )
+    def search_among(self, which: int, first: int, few: list[str], seed: int, share: float) -> None:
+        random = np.random.default_rng(seed)
+        many = [name for name in self.oracle.names if random.random() < share]
+        self.oracle.check(
+            self.galleries[which], PROBES[first : first + 3], 5, self.oracle.filters(few + many)
+        )
+
+    def teardown(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        try:
+            for galleries in self.galleries:
+                for probe in (0, 7):
+                    self.oracle.check(galleries, PROBES[probe : probe + 1], 5)
+                index = galleries.current("c")[0]
+                assert isinstance(index, FlatIndex if self.tier == "exact" else CompressedIndex)
+        finally:
+            for galleries in self.galleries:
+                galleries.close()
+            self.store.close()
+            shutil.rmtree(self.folder)
+
+
+class LifeOnDisk(Life):
+    """And compactions, restarts, crashes and damage."""
+
+    @rule(which=who)
+    def compact(self, which: int) -> None:
+        self.galleries[which].compact("c")
+
+    @rule(which=who)
+    def restart(self, which: int) -> None:
+        self.galleries[which].close()
+        self.galleries[which] = self.opened()
+
+    @rule(which=who)
+    def crash(self, which: int) -> None:
+        """What was in memory is lost; a compaction is left half written."""
+        uuid = self.store.position("c").uuid
+        (self.folder / self.tier / f"{uuid}.base.{which}.tmp").write_bytes(b"half")
+        self.galleries[which] = self.opened()
+
+    @rule(at=st.floats(0, 1, exclude_max=True), cut=st.booleans())
+    def damage(self, at: float, cut: bool) -> None:
+        """While no process has the file open."""
+        for galleries in self.galleries:
+            galleries.close()
+        for file in (self.folder / self.tier).iterdir():
+            data = bytearray(file.read_bytes())
+            if data and file.suffix in (".base", ".index"):
+                place = int(at * len(data))
+                data[place] ^= 4
+                file.write_bytes(data[:place] if cut else data)
+        self.galleries = [self.opened(), self.opened()]
+
+
+def live(kind: type[Life], template: tuple[Path, Oracle], tier: str, examples: int, **more: object) -> None:
+    class Here(kind):  # type: ignore[misc, valid-type]
+        pass
+
+    Here.template, Here.tier = template, tier
+    run_state_machine_as_test(
+        Here,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=15,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            **more,  # type: ignore[arg-type]
+        ),
+    )
+
+
+@pytest.mark.timeout(0 if EXAMPLES > 100 else 300)
+@pytest.mark.parametrize("tier", list(TIERS))
+def test_every_life_answers_as_counting_does(template: tuple[Path, Oracle], tier: str) -> None:
+    live(LifeOnDisk, template, tier, EXAMPLES)
+
+
+def tombstones_ignored(patch: pytest.MonkeyPatch) -> None:
+    apply = CompressedIndex.apply
+
+    def changed(self: CompressedIndex, changes: Sequence[Change], generation: int, token: str) -> None:
+        apply(self, changes, generation, token)
+        self._gone[:] = False
+        self._gone_count = 0
+
+    patch.setattr(CompressedIndex, "apply", changed)
+
+
+def filtered_after_the_best_k(patch: pytest.MonkeyPatch) -> None:
+    search = CompressedIndex.search
+
+    def changed(
+        self: CompressedIndex,
+        probes: Float32Array,
+        k: int,
+        allow: Int64Array | None = None,
+        at_least: int = 0,
+    ) -> SearchResult:
+        found = search(self, probes, k, None, at_least)
+        if allow is None:
+            return found
+        kept = [np.isin(row, allow) for row in found.ids]
+        least = min(int(row.sum()) for row in kept)
+        ids = np.array([row[ok][:least] for row, ok in zip(found.ids, kept, strict=True)])
+        scores = np.array([row[ok][:least] for row, ok in zip(found.scores, kept, strict=True)])
+        return SearchResult(ids, scores, found.generation)
+
+    patch.setattr(CompressedIndex, "search", changed)
+
+
+def catching_up_skipped(patch: pytest.MonkeyPatch) -> None:
+    def changed(*_: object) -> bool:
+        return True
+
+    patch.setattr(Galleries, "_caught_up", changed)
+    current = Galleries.current
+
+    def behind(self: Galleries, collection: str) -> tuple[object, GalleryPosition]:
+        index, position = current(self, collection)
+        return index, GalleryPosition(position.uuid, position.model_id, position.dim, 0, position.token)
+
+    patch.setattr(Galleries, "current", behind)
+
+
+@pytest.mark.parametrize("mutant", [tombstones_ignored, filtered_after_the_best_k, catching_up_skipped])
+def test_mutants_do_not_live(
+    template: tuple[Path, Oracle],
+    mutant: Callable[[pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mutant(monkeypatch)
+    with caplog.at_level(logging.CRITICAL), pytest.raises((AssertionError, VoicevaultError)) as caught:
+        live(Life, template, "compressed", 60, phases=[Phase.generate], derandomize=True)
+    assert isinstance(caught.value, AssertionError), "the answer must be what is wrong, not its way"
