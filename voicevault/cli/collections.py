@@ -48,9 +48,9 @@ def delete(session: Session, name: NameArgument, yes: YesOption = False) -> None
     """
     with session.vault() as vault:
         there = vault.collection(name)
-        session.confirm(f"Delete {name!r} with its {there.speakers} speakers for good?", yes)
+        session.confirm(f"Delete {name!r} with its {render.count(there.speakers, 'speaker')} for good?", yes)
         vault.delete_collection(name)
     session.answer(
         {"deleted": {"collection": name, "speakers": there.speakers}},
-        f"Deleted {name!r} with its {there.speakers} speakers.",
+        f"Deleted {name!r} with its {render.count(there.speakers, 'speaker')}.",
     )

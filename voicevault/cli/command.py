@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -33,6 +33,9 @@ ChannelOption = Annotated[
         metavar="N", help="Listen to this channel, from 0; else they are mixed.", show_default=False
     ),
 ]
+_PREFIX = "setting_"
+"""Before the parameters that are settings, so that a command may have an argument called ``model``."""
+
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
@@ -62,7 +65,12 @@ class Session:
     def out(self) -> Console:
         from rich.console import Console
 
-        return Console(highlight=False, markup=False)
+        def gone() -> NoReturn:
+            raise BrokenPipeError  # rich would end the process as a failure; `main` ends it quietly
+
+        console = Console(highlight=False, markup=False)
+        console.on_broken_pipe = gone  # type: ignore[method-assign]
+        return console
 
     @cached_property
     def err(self) -> Console:
@@ -85,7 +93,7 @@ class Session:
             sys.stdout.flush()
         else:
             for one in shown:
-                self.out.print(one)
+                self.out.print(one, soft_wrap=isinstance(one, str))
 
     def say(self, message: str) -> None:
         """A line of the answer for people, never broken."""
@@ -128,7 +136,7 @@ def add_command(
     own = list(signature.parameters.values())[1:]
     flags = [
         _parameter(
-            flag.setting,
+            _PREFIX + flag.setting,
             str | None,
             typer.Option(
                 flag.option,
@@ -145,7 +153,9 @@ def add_command(
     as_json = _parameter("as_json", bool, typer.Option("--json", help="Answer as JSON."), False)
 
     def run(**given: Any) -> None:
-        session = Session({flag.setting: given.pop(flag.setting) for flag in FLAGS}, given.pop("as_json"))
+        session = Session(
+            {flag.setting: given.pop(_PREFIX + flag.setting) for flag in FLAGS}, given.pop("as_json")
+        )
         try:
             code = function(session, **given)
         except VoicevaultError as error:

@@ -19,6 +19,8 @@ from voicevault.cli.exits import WRONG_ANSWER
 from voicevault.cli.progress import Progress
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from voicevault.demo.tour import Claim, Question
     from voicevault.settings import Settings
 
@@ -69,7 +71,9 @@ def run(session: Session) -> int:
     rights = [one.right for one in (*questions, *strangers)] + [one.right for one in claims]
     wrong = rights.count(False) + done.rejected
     tell("")
-    tell(f"All {len(rights)} answers are right." if not wrong else f"WRONG: {wrong} of {len(rights)} answers.")
+    tell(
+        f"All {len(rights)} answers are right." if not wrong else f"WRONG: {wrong} of {len(rights)} answers."
+    )
     if session.json:
         session.answer(
             {
@@ -94,16 +98,17 @@ def _show_questions(session: Session, questions: Sequence[Question]) -> None:
         answer = one.answer["speaker_id"] or "nobody"
         verdict = "right" if one.right else "WRONG"
         rows.append((one.voice, answer, nearest, second, f"{1000 * one.seconds:.0f} ms", verdict))
-    session.out.print(
-        render.table(("spoken by", "answer", "nearest", "second", "took", ""), rows, numbers=("took",))
+    _indented(
+        session,
+        render.table(("spoken by", "answer", "nearest", "second", "took", ""), rows, numbers=("took",)),
     )
 
 
 def _show_candidates(session: Session, question: Question) -> None:
     answer = question.answer
     session.say(f"\n   The candidates for {question.voice}/{question.file.name}, as the server answered:")
-    session.out.print(render.candidates(answer))
-    session.say(f"   {render.decided_by(answer['threshold'])}")
+    _indented(session, render.candidates(answer))
+    _indented(session, render.decided_by(answer["threshold"]))
 
 
 def _show_claims(session: Session, claims: Sequence[Claim]) -> None:
@@ -118,11 +123,19 @@ def _show_claims(session: Session, claims: Sequence[Claim]) -> None:
         )
         for one in claims
     ]
-    session.out.print(
+    _indented(
+        session,
         render.table(
             ("spoken by", "claims to be", "answer", "score", "threshold", ""), rows, ("score", "threshold")
-        )
+        ),
     )
+
+
+def _indented(session: Session, shown: RenderableType) -> None:
+    """Below its heading, wrapped to the terminal."""
+    from rich.padding import Padding
+
+    session.out.print(Padding(shown, (0, 0, 0, 3), expand=False))
 
 
 def _told(one: Question | Claim, expected: str | None) -> dict[str, object]:
@@ -136,10 +149,10 @@ def _told(one: Question | Claim, expected: str | None) -> dict[str, object]:
 
 
 def _next_steps(own: Settings, demo: Settings, speaker: str, stranger: str) -> str:
-    """What to type next; every line of it works as it stands."""
+    """What to type next; the lines that name bundled recordings work as they stand."""
     from voicevault.demo.tour import recording
 
-    command, home = _command(), shlex.quote(_short(demo.home))
+    command, where = _command(), _flags(demo)
     probe, unknown = (shlex.quote(_short(recording(voice, 6))) for voice in (speaker, stranger))
     url = f"http://127.0.0.1:{own.port}/v1/collections/default"
     return f"""
@@ -147,9 +160,9 @@ The demo's data lies in {_short(demo.home)}; the next demo makes it anew.
 
 Ask it again:
   {command} identify {unknown} \\
-    --home {home}
+    {where}
 Ask it over HTTP; start the server in another terminal:
-  {command} serve --home {home}
+  {command} serve {where}
   curl --data-binary @{probe} \\
     {url}/identify
   curl --data-binary @{probe} \\
@@ -160,6 +173,25 @@ Your own recordings (WAV, MP3, M4A, Opus...) go to a database of their own, in
   {command} import FOLDER_OF_SPEAKERS
   {command} identify somebody.wav
   {command} --help"""
+
+
+def _flags(demo: Settings) -> str:
+    """What leads a command to the demo's data; more than the folder where the environment names other things."""
+    from voicevault.bootstrap import model_folder
+    from voicevault.errors import ModelNotFoundError
+    from voicevault.settings import Settings
+
+    flags = [f"--home {shlex.quote(_short(demo.home))}"]
+    found = Settings(home=demo.home)
+    if found.resolved_database_url != demo.resolved_database_url:
+        flags.append(f"--database-url {shlex.quote(demo.resolved_database_url)}")
+    try:
+        model = str(model_folder(found))
+    except ModelNotFoundError:
+        model = ""
+    if model != demo.model:
+        flags.append(f"--model {shlex.quote(_short(Path(demo.model)))}")
+    return " ".join(flags)
 
 
 def _command() -> str:

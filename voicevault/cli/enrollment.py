@@ -165,7 +165,8 @@ def import_corpus(
     speed = f" ({done.audio_seconds / done.seconds:.0f} times real time)" if done.audio_seconds else ""
     session.answer(
         {**asdict(done), "results": str(told), "collection": collection},
-        f"{done.recordings} recordings of {done.speakers} speakers in {done.seconds:.1f} s{speed}",
+        f"{render.count(done.recordings, 'recording')} of {render.count(done.speakers, 'speaker')}"
+        f" in {done.seconds:.1f} s{speed}",
         "",
         render.summary(done),
         f"A line per recording: {render.printable(told)}",

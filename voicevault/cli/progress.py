@@ -29,7 +29,8 @@ class Progress:
 
         self._console, self._total = console, total
         self._done = self._rejected = 0
-        self._start = self._told = time.monotonic()
+        self._first: float | None = None
+        self._told = time.monotonic()
         self._bar = Bar(
             TextColumn("Enrolling"),
             BarColumn(bar_width=None),
@@ -45,27 +46,27 @@ class Progress:
         self._task = self._bar.add_task("", total=total, rate="", rejected="")
 
     @property
-    def rate(self) -> float:
-        """Recordings per second so far."""
-        return self._done / max(time.monotonic() - self._start, 1e-9)
+    def rate(self) -> float | None:
+        """Recordings per second, without the time until the first was done (the model loads, processes start)."""
+        if self._first is None or self._done < 2:
+            return None
+        return (self._done - 1) / max(time.monotonic() - self._first, 1e-9)
 
     def done(self, outcome: RowOutcome) -> None:
         """One recording more."""
+        now = time.monotonic()
+        self._first = self._first or now
         self._done += 1
         self._rejected += outcome.status == "rejected"
+        rate = self.rate
+        speed = f"{rate:.1f}/s" if rate else ""
         refused = f"{self._rejected} rejected" if self._rejected else ""
-        self._bar.update(self._task, completed=self._done, rate=f"{self.rate:.1f}/s", rejected=refused)
-        now = time.monotonic()
+        self._bar.update(self._task, completed=self._done, rate=speed, rejected=refused)
         if not self._console.is_terminal and now - self._told >= LINE_EVERY:
             self._told = now
-            left = (self._total - self._done) / self.rate
-            parts = [
-                f"{self._done}/{self._total} recordings",
-                f"{self.rate:.1f}/s",
-                f"{left:.0f} s left",
-                refused,
-            ]
-            self._console.print(", ".join(part for part in parts if part))
+            left = f"{(self._total - self._done) / rate:.0f} s left" if rate else ""
+            parts = [f"{self._done} of {self._total} recordings", speed, left, refused]
+            self._console.print(", ".join(part for part in parts if part), soft_wrap=True)
 
     def __enter__(self) -> Self:
         self._bar.start()

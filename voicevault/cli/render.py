@@ -50,6 +50,11 @@ def called(speaker_id: str, name: str | None) -> str:
     return printable(f"{speaker_id} ({name})" if name and name != speaker_id else speaker_id)
 
 
+def count(number: int, thing: str) -> str:
+    """A number of things."""
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
 def when(moment: datetime) -> str:
     """A moment in local time, to the minute."""
     return moment.astimezone().strftime("%Y-%m-%d %H:%M")
@@ -73,7 +78,7 @@ def identification(file: str, answer: Identification) -> str:
     if answer.speaker_id is not None and best is not None:
         return f"{printable(file)}: {called(best.speaker_id, best.name)}, score {best.score:.3f}"
     nearest = f"; nearest {called(best.speaker_id, best.name)}, score {best.score:.3f}" if best else ""
-    return f"{printable(file)}: nobody in {answer.collection!r} ({answer.gallery} speakers){nearest}"
+    return f"{printable(file)}: nobody in {answer.collection!r} ({count(answer.gallery, 'speaker')}){nearest}"
 
 
 def candidates(answer: Mapping[str, Any]) -> Table:

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.cli.conftest import Run
+
+
+def test_upgrade_makes_the_tables_once(run: Run, tmp_path: Path) -> None:
+    first = run("db", "upgrade", "--json").json
+    assert first["before"] is None and first["after"] and first["changed"]
+    assert (tmp_path / "home" / "voicevault.db").is_file()
+    second = run("db", "upgrade", "--json").json
+    assert second["before"] == second["after"] == first["after"] and not second["changed"]
+    assert "nothing to do" in run("db", "upgrade").out
+
+
+def test_a_database_that_cannot_be_reached(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "no.db"
+    file.write_text("this is no database, " * 50)
+    told = run("speakers", "list", "--database-url", f"sqlite:///{file}", "--json")
+    assert told.code == 7
+    assert told.json["error"]["code"] == "DATABASE_UNAVAILABLE"
+
+
+def test_postgresql(run: Run, new_postgres_database: Callable[[], str], ada: list[Path]) -> None:
+    url = new_postgres_database()
+    assert run("db", "upgrade", "--database-url", url, "--json").json["changed"]
+    assert run("enroll", "ada", ada[0], "--database-url", url).code == 0
+    assert run("identify", ada[0], "--database-url", url, "--json").json["speaker_id"] == "ada"

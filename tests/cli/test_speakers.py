@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+from voicevault.cli.render import printable
+
+
+@pytest.fixture
+def enrolled(run: Run, ada: list[Path], bob: list[Path]) -> Run:
+    assert run("enroll", "ada", ada[0], ada[1], "--name", "Ada [bold]L.").code == 0
+    assert run("enroll", "bob", bob[0]).code == 0
+    return run
+
+
+def test_list(enrolled: Run) -> None:
+    table = enrolled("speakers", "list").out
+    assert "ada" in table and "bob" in table
+    assert "Ada [bold]L." in table, "a name is no markup"
+    speakers = enrolled("speakers", "list", "--json").json["speakers"]
+    assert [(one["id"], one["enrollments"]) for one in speakers] == [("ada", 2), ("bob", 1)]
+    assert [s["id"] for s in enrolled("speakers", "list", "--limit", "1", "--json").json["speakers"]] == [
+        "ada"
+    ]
+    assert [s["id"] for s in enrolled("speakers", "list", "--after", "ada", "--json").json["speakers"]] == [
+        "bob"
+    ]
+
+
+def test_names_cannot_steer_the_terminal() -> None:
+    assert printable("Ada \x1b[31m\nL. é") == "Ada \N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}L. é"
+
+
+def test_an_empty_list_says_what_to_do(run: Run) -> None:
+    assert "voicevault enroll" in run("speakers", "list").out
+
+
+def test_forget_an_enrollment_then_the_speaker(enrolled: Run, ada: list[Path]) -> None:
+    first, second = enrolled("speakers", "show", "ada", "--json").json["enrollments"]
+    assert enrolled("speakers", "forget", "ada", "--enrollment", first["id"]).code == 0
+    assert enrolled("speakers", "show", "ada", "--json").json["enrollments"] == [second]
+    told = enrolled("speakers", "forget", "ada", "--json")
+    assert told.json["forgotten"]["speaker_id"] == "ada"
+    assert enrolled("speakers", "show", "ada").code == 4
+    answer = enrolled("identify", ada[0], "--json").json
+    assert [one["speaker_id"] for one in answer["candidates"]] == ["bob"]
+
+
+def test_forget_somebody_who_is_not_there(run: Run) -> None:
+    told = run("speakers", "forget", "ada")
+    assert told.code == 4
+    assert "speakers list" in told.err
+
+
+def test_a_speaker_is_known_in_its_collection_alone(enrolled: Run, ada: list[Path]) -> None:
+    assert enrolled("collections", "create", "other").code == 0
+    assert enrolled("speakers", "show", "ada", "-c", "other").code == 4
+    assert enrolled("enroll", "cy", ada[2], "-c", "other").code == 0
+    assert enrolled("speakers", "show", "cy").code == 4
