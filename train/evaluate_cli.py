@@ -89,6 +89,10 @@ def evaluate(
     listing = trials or manifest
     if listing is None:
         raise RequestError("Give a trial list by --trials, or recordings by --manifest.")
+    if trials is not None and impostors != "all":
+        raise RequestError(
+            "--impostors chooses among all pairs of a --manifest; a trial list is taken whole."
+        )
     points = (*STANDARD, *cost_points(cost or ()))
     shared = shared_attributes(impostors)
     root = audio_root or (listing if listing.is_dir() else listing.parent)

@@ -136,6 +136,25 @@ def test_the_command_writes_numbers_scores_pictures_and_a_report(
         assert (tmp_path / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_list_that_contradicts_itself_is_measured_without_what_needs_its_speakers(
+    tiny_model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    lines = (corpus / "list.trials").read_text().splitlines()
+    wrong = tmp_path / "wrong.trials"
+    wrong.write_text("\n".join(["0" + lines[0][1:], *lines[1:]]) + "\n")
+    arguments = ["evaluate", "--model", str(tiny_model), "--trials", str(wrong), "--json"]
+    run = CliRunner().invoke(
+        app, [*arguments, "--audio-root", str(corpus), "--out", str(tmp_path), "--workers", "0"]
+    )
+    assert run.exit_code == 0, run.output
+    result = json.loads(run.stdout)
+    assert (result["trials"], result["contradictory_labels"]) == (66, 1)
+    assert result["eer"] is not None and result["eer_interval"] is None
+    assert "contradict" in result["no_interval"]
+    assert "identification" not in result
+    assert (tmp_path / "report.html").is_file()
+
+
 def test_all_pairs_of_a_manifest_leave_out_copies(tiny_model: Path, corpus: Path, tmp_path: Path) -> None:
     manifest = (corpus / "manifest.tsv").read_text()
     first = manifest.splitlines()[1].split("\t")
@@ -177,6 +196,7 @@ def test_conditions_are_measured_with_equal_and_with_clean_enrollments(
         (["--trials", "LIST", "--cost", "2,1,1"], "prior"),
         (["--manifest", "MANIFEST", "--impostors", "age"], "'source,gender'"),
         (["--trials", "LIST", "--noise", "EMPTY"], "no recordings of noise"),
+        (["--trials", "LIST", "--impostors", "source"], "taken whole"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_at_once(
