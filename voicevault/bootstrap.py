@@ -5,7 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from voicevault.catalogue import Catalogue, Model
 from voicevault.encoder import BatchingEncoder, LazyEncoder, default_model_dir
+from voicevault.encoder.store import ModelStore
 from voicevault.errors import (
     CollectionExistsError,
     CollectionNotFoundError,
@@ -13,7 +15,6 @@ from voicevault.errors import (
     SchemaOutdatedError,
 )
 from voicevault.gallery import Galleries
-from voicevault.scoring.policy import Policy
 from voicevault.settings import Settings
 from voicevault.store import Store
 from voicevault.types import Encoder
@@ -93,21 +94,24 @@ def upgrade_database(settings: Settings) -> tuple[str | None, str | None]:
 def open_vault(target: str | Path | Settings | None = None, *, serving: bool = False) -> Vault:
     """A vault for a database URL, a home folder, settings, or (None) the environment.
 
-    The collection ``default`` is made where it is missing; the model loads when it is first needed. With `serving`, callers in
+    The collection ``default`` is made where it is missing; a model loads when it is first needed. The model that collections
+    are bound to is kept in ``HOME/models``. With `serving`, callers in
     several threads share the passes of a GPU; on the CPU each core embeds one recording at a time anyway.
 
     Raises:
         SettingsError, ModelNotFoundError, CheckpointError, SchemaOutdatedError, DatabaseUnavailableError.
     """
     settings = resolve_settings(target)
-    folder = model_folder(settings)
-    encoder: Encoder = LazyEncoder(
-        folder, threads=settings.threads, device=settings.device, precision=settings.precision
-    )
-    if serving and settings.device != "cpu":
-        encoder = BatchingEncoder(encoder)
-    table = folder / "policy.json"
-    policy = Policy.load(table, encoder.model_id) if table.is_file() else None
+
+    def open_model(folder: Path) -> Model:
+        encoder: Encoder = LazyEncoder(
+            folder, threads=settings.threads, device=settings.device, precision=settings.precision
+        )
+        if serving and settings.device != "cpu":
+            encoder = BatchingEncoder(encoder)
+        return Model(folder, encoder, settings)
+
+    catalogue = Catalogue(model_folder(settings), ModelStore(settings.models_folder), open_model)
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     store = open_store(settings)
     try:
@@ -115,8 +119,10 @@ def open_vault(target: str | Path | Settings | None = None, *, serving: bool = F
             store.collection(DEFAULT_COLLECTION)
         except CollectionNotFoundError:
             with suppress(CollectionExistsError):  # another process was faster
-                store.create_collection(DEFAULT_COLLECTION, encoder.model_id, encoder.dim)
-        return Vault(settings, store, encoder, policy, Galleries(store, settings.index_folder))
+                store.create_collection(DEFAULT_COLLECTION, catalogue.default.model_id, catalogue.default.dim)
+        if any(found.model_id == catalogue.default.model_id for found in store.collections()):
+            catalogue.keep_default()
+        return Vault(settings, store, catalogue, Galleries(store, settings.index_folder))
     except BaseException:
         store.close()
         raise

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from voicevault.catalogue import Catalogue, Model
 from voicevault.errors import (
     CollectionNotFoundError,
     IndexUnavailableError,
@@ -30,7 +30,6 @@ from voicevault.types import (
     Collection,
     DuplicatePolicy,
     Embedding,
-    Encoder,
     Enrollment,
     GalleryPosition,
     Identification,
@@ -50,20 +49,17 @@ _WARMED = 64
 
 
 class Vault:
-    """A speaker database with one model. Thread-safe; use it as a context manager or call `close`.
+    """A speaker database. Thread-safe; use it as a context manager or call `close`.
 
-    Made by `Vault.open`. Methods raise the errors of `voicevault.errors`; every one that names a collection
-    raises CollectionNotFoundError, and those that compare voices ModelMismatchError where the collection
-    belongs to another model.
+    Each collection is bound to one model, and answers with that one; the vault's own model is that of new
+    collections. Made by `Vault.open`. Methods raise the errors of `voicevault.errors`; every one that names a
+    collection raises CollectionNotFoundError, and those that compare voices ModelMismatchError where the
+    collection's model is not there.
     """
 
-    def __init__(
-        self, settings: Settings, store: Store, encoder: Encoder, policy: Policy | None, galleries: Galleries
-    ) -> None:
-        self._settings, self._store, self._encoder = settings, store, encoder
-        self._policy, self._galleries = policy, galleries
-        self._pipeline: EmbeddingPipeline | None = None
-        self._lock = Lock()
+    def __init__(self, settings: Settings, store: Store, catalogue: Catalogue, galleries: Galleries) -> None:
+        self._settings, self._store = settings, store
+        self._catalogue, self._galleries = catalogue, galleries
 
     @classmethod
     def open(cls, target: str | Path | Settings | None = None) -> Vault:
@@ -78,36 +74,28 @@ class Vault:
 
     @property
     def model_id(self) -> str:
-        return self._encoder.model_id
+        return self._catalogue.default.model_id
 
     @property
     def dim(self) -> int:
-        return self._encoder.dim
+        return self._catalogue.default.dim
 
     @property
     def encoder_name(self) -> str:
-        return self._encoder.name
+        return self._catalogue.default.name
 
     @property
     def policy(self) -> Policy | None:
-        return self._policy
+        return self._catalogue.default.policy
 
     @property
     def pipeline(self) -> EmbeddingPipeline:
-        """From a recording to an embedding, with this vault's model and limits."""
-        with self._lock:
-            if self._pipeline is None:
-                from voicevault.audio import AudioLimits
-                from voicevault.embedding import EmbeddingPipeline
+        """From a recording to an embedding, with this vault's own model and limits."""
+        return self._catalogue.default.pipeline
 
-                chosen = self._settings
-                limits = AudioLimits(
-                    max_bytes=chosen.max_bytes,
-                    max_seconds=chosen.max_seconds,
-                    max_channels=chosen.max_channels,
-                )
-                self._pipeline = EmbeddingPipeline(self._encoder, limits=limits)
-            return self._pipeline
+    def models(self) -> list[Model]:
+        """The models that collections can be bound to, this vault's own first."""
+        return self._catalogue.models()
 
     # --- collections -------------------------------------------------------------------------------------
 
@@ -118,9 +106,21 @@ class Vault:
     def collection(self, name: str = DEFAULT_COLLECTION) -> Collection:
         return self._store.collection(name)
 
-    def create_collection(self, name: str) -> Collection:
-        """An empty collection for this vault's model. Raises CollectionExistsError."""
-        return self._store.create_collection(name, self.model_id, self.dim)
+    def create_collection(self, name: str, model: str | None = None) -> Collection:
+        """An empty collection.
+
+        Args:
+            model: The model that it is bound to: a name in ``HOME/models`` or the start of a model_id, of 8
+                digits at least; None is this vault's own.
+
+        Raises:
+            CollectionExistsError, ModelNotFoundError, CheckpointError.
+        """
+        chosen = self._catalogue.named(model)
+        made = self._store.create_collection(name, chosen.model_id, chosen.dim)
+        if chosen is self._catalogue.default:
+            self._catalogue.keep_default()
+        return made
 
     def delete_collection(self, name: str) -> None:
         """Deletes it with all its speakers."""
@@ -219,12 +219,13 @@ class Vault:
             SpeakerNotFoundError: `create` is off and there is no such speaker.
             DuplicateRecordingError: The recording is there and `duplicates` is None.
         """
-        self._bound(collection)
+        model = self._model_of(collection)
         if not create:
             self._store.speaker(collection, speaker_id)
         if source_name is None and isinstance(recording, str | Path):
             source_name = Path(recording).name
-        embedding = self.embed(recording, min_speech=self._settings.min_enroll_speech, channel=channel)
+        needed = self._settings.min_enroll_speech
+        embedding = model.pipeline.embed_one(recording, min_speech=needed, channel=channel)
         return self._store.add_enrollment(
             collection, speaker_id, embedding, source_name, create_speaker=create, policy=duplicates
         )
@@ -249,12 +250,12 @@ class Vault:
         from voicevault.bulk import enroll_many
         from voicevault.manifest import read_corpus
 
-        self._bound(collection)
+        model = self._model_of(collection)
         rows = read_corpus(source, audio_root) if isinstance(source, str | Path) else source
         return enroll_many(
             rows,
             self._store,
-            self.pipeline,
+            model.pipeline,
             collection=collection,
             duplicates=duplicates,
             min_speech=self._settings.min_enroll_speech,
@@ -267,7 +268,12 @@ class Vault:
     # --- answers -----------------------------------------------------------------------------------------
 
     def embed(
-        self, recording: AudioSource, *, min_speech: float | None = -1.0, channel: int | None = None
+        self,
+        recording: AudioSource,
+        *,
+        min_speech: float | None = -1.0,
+        channel: int | None = None,
+        model: str | None = None,
     ) -> Embedding:
         """The embedding of a recording's speech.
 
@@ -275,14 +281,13 @@ class Vault:
             min_speech: Seconds of net speech it needs; below zero (the default) is `min_probe_speech` of the
                 settings, and None refuses nothing.
             channel: The channel to listen to, from 0; None mixes them.
+            model: As in `create_collection`.
 
         Raises:
             AudioError: The recording cannot be used.
+            ModelNotFoundError: There is no such model.
         """
-        needed = min_speech
-        if needed is not None and needed < 0:
-            needed = self._settings.min_probe_speech
-        return self.pipeline.embed_one(recording, min_speech=needed, channel=channel)
+        return self._probe(self._catalogue.named(model), recording, channel, min_speech)
 
     def verify(
         self,
@@ -300,12 +305,13 @@ class Vault:
             AudioError, SpeakerNotFoundError, NotEnrolledError, NoThresholdError, RequestError.
         """
         start = time.perf_counter()
-        decided_by = verification_threshold(self._policy, threshold, fmr)
-        self._bound(collection)
+        model = self._model_of(collection)
+        decided_by = verification_threshold(model.policy, threshold, fmr)
         self._store.voiceprint(collection, speaker_id)  # before the work of decoding
-        embedding = self.embed(recording, channel=channel)
+        embedding = self._probe(model, recording, channel)
         vector, generation = self._store.voiceprint(collection, speaker_id)
-        self._bound(collection)  # it may have been made anew meanwhile, for another model
+        # It may have been made anew meanwhile, for another model.
+        _check_model(self._store.position(collection), model, collection)
         product = float(np.dot(vector.astype(np.float64), embedding.vector.astype(np.float64)))
         score = float(np.clip(np.float32(product), -1.0, 1.0))
         return Verification(
@@ -314,7 +320,7 @@ class Vault:
             score=score,
             threshold=decided_by,
             quality=embedding.quality,
-            model_id=self.model_id,
+            model_id=model.model_id,
             collection=collection,
             generation=generation,
             timing={**embedding.timing, "total": time.perf_counter() - start},
@@ -345,10 +351,10 @@ class Vault:
         start = time.perf_counter()
         if k < 1:
             raise RequestError("k must be 1 or more.", k=k)
-        identification_threshold(self._policy, 1, threshold, fmr)  # refused before the work of decoding
         wanted = tags if isinstance(tags, str) else list(tags)
-        self._bound(collection)
-        embedding = self.embed(recording, channel=channel)
+        model = self._model_of(collection)
+        identification_threshold(model.policy, 1, threshold, fmr)  # refused before the work of decoding
+        embedding = self._probe(model, recording, channel)
         embedded = time.perf_counter()
         for last in (False, False, True):
             allow = self._store.keys_with_tags(collection, wanted) if wanted else None
@@ -357,14 +363,14 @@ class Vault:
                 embedding.vector[None],
                 k,
                 allow,
-                check=partial(self._check_model, name=collection),
+                check=partial(_check_model, model=model, name=collection),
             )
             size = size if allow is None else len(allow)
             names = self._store.names_of(collection, found.ids[0].tolist())
             # Somebody may have been forgotten since the search; then ask again.
             if last or len(names) == found.ids.shape[1]:
                 break
-        decided_by = identification_threshold(self._policy, size, threshold, fmr)
+        decided_by = identification_threshold(model.policy, size, threshold, fmr)
         known = [
             (key, score)
             for key, score in zip(*_first_row(found.ids, found.scores), strict=True)
@@ -381,7 +387,7 @@ class Vault:
             threshold=decided_by,
             gallery=size,
             quality=embedding.quality,
-            model_id=self.model_id,
+            model_id=model.model_id,
             collection=collection,
             generation=found.generation,
             timing={**embedding.timing, "search": end - embedded, "total": end - start},
@@ -400,13 +406,13 @@ class Vault:
         if self._galleries.rebuilding:
             raise IndexUnavailableError("An index is being rebuilt from the database; its collection waits.")
         collections = len(self._store.collections())
-        self._encoder.embed([np.ones(1600, dtype=np.float32) * np.float32(0.1)])
+        self._catalogue.default.encoder.embed([np.ones(1600, dtype=np.float32) * np.float32(0.1)])
         return {
             "database": self._store.url.get_backend_name(),
             "collections": collections,
             "model": self.encoder_name,
             "model_id": self.model_id,
-            "policy": self._policy is not None,
+            "policy": self.policy is not None,
         }
 
     def warm(self) -> dict[str, object]:
@@ -436,20 +442,29 @@ class Vault:
     ) -> None:
         self.close()
 
-    def _bound(self, collection: str) -> GalleryPosition:
+    def _model_of(self, collection: str) -> Model:
         position = self._store.position(collection)
-        self._check_model(position, collection)
-        return position
+        model = self._catalogue.of(position.model_id, collection)
+        _check_model(position, model, collection)
+        return model
 
-    def _check_model(self, position: GalleryPosition, name: str) -> None:
-        if (position.model_id, position.dim) != (self.model_id, self.dim):
-            raise ModelMismatchError(
-                f"The collection {name!r} belongs to another model than {self.encoder_name!r}."
-                " Open the vault with its model, or create a collection for this one.",
-                collection=name,
-                collection_model=position.model_id,
-                model=self.model_id,
-            )
+    def _probe(
+        self, model: Model, recording: AudioSource, channel: int | None, min_speech: float | None = -1.0
+    ) -> Embedding:
+        needed = min_speech
+        if needed is not None and needed < 0:
+            needed = self._settings.min_probe_speech
+        return model.pipeline.embed_one(recording, min_speech=needed, channel=channel)
+
+
+def _check_model(position: GalleryPosition, model: Model, name: str) -> None:
+    if (position.model_id, position.dim) != (model.model_id, model.dim):
+        raise ModelMismatchError(
+            f"The collection {name!r} belongs to another model than {model.name!r}, which was asked. Try again.",
+            collection=name,
+            collection_model=position.model_id,
+            model=model.model_id,
+        )
 
 
 def _first_row(ids: Any, scores: Any) -> tuple[list[int], list[float]]:

@@ -116,13 +116,16 @@ class ModelStore:
         """A model by its full model_id."""
         return next((m for m in self.models() if m.identity and m.identity.model_id == model_id), None)
 
-    def add(self, name: str, write: Callable[[Path], Source], *, replace: bool = False) -> StoredModel:
+    def add(
+        self, name: str, write: Callable[[Path], Source], *, replace: bool = False, check: bool = True
+    ) -> StoredModel:
         """Puts a model into the store: all of it or nothing.
 
         Args:
             name: Of its folder: small letters, digits, ``.``, ``_`` and ``-``.
             write: Fills an empty folder with config.json and weights, and says where they came from.
             replace: Whether a model of this name is given up for it.
+            check: Whether it is loaded, which loads torch, to see that it can be.
 
         Raises:
             RequestError: The name cannot be one.
@@ -138,9 +141,10 @@ class ModelStore:
         with self._workplace() as work:
             source = write(work)
             (work / SOURCE_FILE).write_text(json.dumps(asdict(source), indent=2) + "\n", encoding="utf-8")
-            from voicevault.encoder.checkpoint import load_checkpoint
+            if check:
+                from voicevault.encoder.checkpoint import load_checkpoint
 
-            load_checkpoint(work)
+                load_checkpoint(work)
             for file in work.iterdir():
                 _flush(file)
             if target.exists():
@@ -165,7 +169,7 @@ class ModelStore:
         stem = re.sub(r"[^a-z0-9._-]+", "-", identity.name.lower()).strip("-._") or "model"
         name = f"{stem}-{identity.model_id[:8]}"
         try:
-            return self.add(name, lambda work: copy_own(folder, work))
+            return self.add(name, lambda work: copy_own(folder, work), check=False)
         except ModelExistsError:  # another process was faster
             return self.get(name)
 
