@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import httpx
@@ -69,7 +70,7 @@ def test_what_cannot_be_kept_is_refused(client: httpx.Client, collection: str) -
     assert is_problem(client.post(f"{collection}/speakers", json={"id": "ada"}), 409, "SPEAKER_EXISTS") == {
         "speaker": "ada"
     }
-    json = {"Content-Type": "application/json"}
+    kind = {"Content-Type": "application/json"}
     for body in (
         '{"id": ""}',
         '{"id": "a\\u0000b"}',
@@ -81,19 +82,31 @@ def test_what_cannot_be_kept_is_refused(client: httpx.Client, collection: str) -
         '{"tags": [""]}',
         '{"nmae": "x"}',
         '{"attributes": {"a": ' + "[" * 100_000 + "]" * 100_000 + "}}",
+        '{"attributes": {"a": ' + "[" * 32 + "]" * 32 + "}}",
         '{"attributes": {"a": 1' + "0" * 5000 + "}}",
         "[]",
         "",
     ):
-        is_problem(client.post(f"{collection}/speakers", content=body, headers=json), 400, "INVALID_REQUEST")
+        is_problem(client.post(f"{collection}/speakers", content=body, headers=kind), 400, "INVALID_REQUEST")
     is_problem(client.post("/v1/collections/none/speakers", json={}), 404, "COLLECTION_NOT_FOUND")
     is_problem(client.get("/v1/collections/none/speakers"), 404, "COLLECTION_NOT_FOUND")
 
 
+def test_what_is_kept_can_be_shown(client: httpx.Client, collection: str) -> None:
+    deep = '{"a": ' + "[" * 31 + "]" * 31 + ', "b": 1' + "0" * 4000 + ', "c": "\\u0000"}'
+    for body in (f'{{"attributes": {deep}}}', '{"attributes": {"": [{}, null, 1e308, "\\ud83d\\ude00"]}}'):
+        made = client.post(
+            f"{collection}/speakers", content=body, headers={"Content-Type": "application/json"}
+        )
+        assert made.status_code == 201
+        assert client.get(made.headers["location"]).json()["attributes"] == json.loads(body)["attributes"]
+    assert len(client.get(f"{collection}/speakers").json()["speakers"]) == 2
+
+
 def test_a_body_beyond_a_megabyte_is_not_read_on(client: httpx.Client, collection: str) -> None:
     big = b'{"name": "' + b"x" * 1_100_000 + b'"}'
-    json = {"Content-Type": "application/json"}
-    is_problem(client.post(f"{collection}/speakers", content=big, headers=json), 413, "REQUEST_TOO_LARGE")
+    kind = {"Content-Type": "application/json"}
+    is_problem(client.post(f"{collection}/speakers", content=big, headers=kind), 413, "REQUEST_TOO_LARGE")
     sent = 0
 
     def endless() -> Iterator[bytes]:
@@ -103,6 +116,6 @@ def test_a_body_beyond_a_megabyte_is_not_read_on(client: httpx.Client, collectio
             yield b" " * (1 << 16)
 
     is_problem(
-        client.post(f"{collection}/speakers", content=endless(), headers=json), 413, "REQUEST_TOO_LARGE"
+        client.post(f"{collection}/speakers", content=endless(), headers=kind), 413, "REQUEST_TOO_LARGE"
     )
     assert sent < 1 << 28

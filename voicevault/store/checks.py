@@ -11,6 +11,9 @@ import numpy as np
 from voicevault.errors import ModelMismatchError, RequestError
 from voicevault.types import Embedding
 
+MAX_DEPTH = 32
+"""Levels of nested attributes; what reads them later has limits of its own, and must not fail on what was kept."""
+
 
 def checked_text(value: str, what: str, limit: int = 255) -> str:
     """Raises: RequestError where the text is empty, too long, or holds what a database cannot keep."""
@@ -40,14 +43,20 @@ def checked_tags(tags: Iterable[str] | None) -> list[str]:
 
 
 def checked_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Raises: RequestError where the attributes are not plain JSON."""
+    """Raises: RequestError where the attributes are not plain JSON, or nested deeper than `MAX_DEPTH`."""
     try:
         text = json.dumps(dict(attributes or {}), allow_nan=False, ensure_ascii=False)
         text.encode()
-    except (TypeError, ValueError) as error:
+        kept: dict[str, Any] = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
         raise RequestError(f"The attributes are not plain JSON: {error}", field="attributes") from error
-    kept: dict[str, Any] = json.loads(text)
-    return kept
+    level: list[Any] = [kept]
+    for _ in range(MAX_DEPTH):
+        inside = [one.values() if isinstance(one, dict) else one for one in level]
+        level = [value for values in inside for value in values if isinstance(value, dict | list)]
+        if not level:
+            return kept
+    raise RequestError(f"The attributes are nested deeper than {MAX_DEPTH} levels.", field="attributes")
 
 
 def check_embedding(embedding: Embedding, model_id: str, dim: int) -> None:
