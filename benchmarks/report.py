@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.benchmark import Benchmark, Metrics, Table, Unmeasured, Verdict, judge
 from benchmarks.rows import Recorded
+from voicevault.errors import RequestError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,8 +62,18 @@ class Report:
 
 
 def make_report(benchmark: Benchmark, recorded: Recorded, rows_path: Path) -> Report:
-    """Derives everything; writes picture and table beside the rows, under the same name."""
-    metrics = benchmark.metrics(recorded)
+    """Derives everything; writes picture and table beside the rows, under the same name.
+
+    Raises:
+        RequestError: The rows are incomplete.
+    """
+    try:
+        metrics = benchmark.metrics(recorded)
+    except (LookupError, ArithmeticError, ValueError) as error:
+        raise RequestError(
+            f"{rows_path} does not hold all rows of a run: did it break off, or is it of another release?",
+            path=str(rows_path),
+        ) from error
     for name, value in metrics.items():
         if not isinstance(value, Unmeasured) and not math.isfinite(value):
             raise ValueError(f"the metric {name} of {benchmark.name} is {value}")

@@ -151,6 +151,18 @@ def test_an_interrupted_run_keeps_its_rows(
     assert results(run(capsys, "render", str(left), "--json")[1])["metrics"]["sum"] == 5
 
 
+def test_rows_of_a_run_that_broke_off_too_early_are_refused(
+    sums: MakeBenchmark, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sums(
+        measure=lambda options, rows, progress: None,
+        metrics=lambda recorded: {"sum": recorded.rows[0]["value"]},
+    )
+    status, _, said = run(capsys, "sum", "--out", str(tmp_path))
+    assert status == 2
+    assert "does not hold all rows" in said
+
+
 def test_bounds_hold_at_their_limit_and_never_for_nan() -> None:
     low = Bound(name="", metric="m", at_least=1.0, unit="x")
     high = Bound(name="", metric="m", at_most=1.0, unit="")

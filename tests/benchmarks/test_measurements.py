@@ -92,6 +92,8 @@ def test_bulk(measured: Any) -> None:
     cpu = [row["cpu"] / row["recordings"] for row in recorded.where("stage")]
     assert len(cpu) == 4
     assert metrics["ideal_per_second"] == pytest.approx(available_cores() / sum(cpu))
+    assert metrics["bulk_cpu_ms"] == pytest.approx(1e3 * imported["cpu"] / imported["recordings"])
+    assert metrics["bulk_cpu_ms"] > 1e3 * sum(cpu) / 2  # the decoding processes are counted too
     assert metrics["bulk_over_encoder"] == pytest.approx(
         metrics["bulk_per_second"] / metrics["encoder_per_second"]
     )
