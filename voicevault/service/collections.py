@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Response
 
-from voicevault.errors import CollectionExistsError, CollectionNotFoundError
+from voicevault.errors import CollectionExistsError, CollectionNotFoundError, ModelNotFoundError
 from voicevault.service import schemas
 from voicevault.service.dependencies import CollectionName, VaultOf
 from voicevault.service.limits import SmallBodyRoute
@@ -24,11 +24,14 @@ def list_collections(vault: VaultOf) -> schemas.Collections:
 
 
 @router.post(
-    "", status_code=201, summary="Create a collection", responses=responses(*VAULT, CollectionExistsError)
+    "",
+    status_code=201,
+    summary="Create a collection",
+    responses=responses(*VAULT, CollectionExistsError, ModelNotFoundError),
 )
 def create_collection(body: schemas.NewCollection, vault: VaultOf, response: Response) -> schemas.Collection:
-    """An empty collection, bound to the model of this server."""
-    made = vault.create_collection(body.name)
+    """An empty collection, bound to one model for good."""
+    made = vault.create_collection(body.name, body.model)
     response.headers["Location"] = f"/v1/collections/{quote(made.name, safe='')}"
     return schemas.Collection.model_validate(made)
 

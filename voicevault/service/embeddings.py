@@ -38,12 +38,19 @@ async def embed(
 
 @router.get("/models", summary="List the models", responses=responses(*VAULT))
 def list_models(vault: VaultOf) -> schemas.Models:
-    """The models of this server, with their threshold tables."""
-    rows = vault.policy.thresholds if vault.policy is not None else ()
-    model = schemas.Model(
-        name=vault.encoder_name,
-        model_id=vault.model_id,
-        dim=vault.dim,
-        thresholds=[schemas.PolicyRow.model_validate(row, from_attributes=True) for row in rows],
+    """The models that collections can be bound to, this server's own first, with their threshold tables."""
+    return schemas.Models(
+        models=[
+            schemas.Model(
+                name=model.name,
+                model_id=model.model_id,
+                dim=model.dim,
+                default=model.model_id == vault.model_id,
+                thresholds=[
+                    schemas.PolicyRow.model_validate(row, from_attributes=True)
+                    for row in (model.policy.thresholds if model.policy is not None else ())
+                ],
+            )
+            for model in vault.models()
+        ]
     )
-    return schemas.Models(models=[model])

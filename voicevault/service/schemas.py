@@ -51,7 +51,7 @@ POLICY_ROW = {
     "speakers": 200,
     "reason": None,
 }
-MODEL = {"name": "ecapa-small", "model_id": MODEL_ID, "dim": 192, "thresholds": [POLICY_ROW]}
+MODEL = {"name": "ecapa-small", "model_id": MODEL_ID, "dim": 192, "default": True, "thresholds": [POLICY_ROW]}
 
 
 def _example(**values: Any) -> ConfigDict:
@@ -70,6 +70,12 @@ class NewCollection(BaseModel):
     model_config = _input(name="staff")
 
     name: str = Field(min_length=1, max_length=255, description="Its name in every path.")
+    model: str | None = Field(
+        None,
+        min_length=1,
+        max_length=255,
+        description="The model that it is bound to, by its name or model_id; this server's own where it is left out.",
+    )
 
 
 class NewSpeaker(BaseModel):
@@ -284,6 +290,7 @@ class Model(BaseModel):
     name: str
     model_id: str = Field(description="Hash of weights, architecture and front-end.")
     dim: int
+    default: bool = Field(description="Whether new collections are bound to it.")
     thresholds: list[PolicyRow] = Field(description="Empty where the model has no policy.")
 
 
