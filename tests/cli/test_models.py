@@ -1,0 +1,92 @@
+"""Models on the command line: from a folder of another toolkit to answers in a collection of its own."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.cli.conftest import Run
+
+HYPERPARAMS = """
+compute_features: !new:speechbrain.lobes.features.Fbank {n_mels: 80}
+mean_var_norm: !new:speechbrain.processing.features.InputNormalization {norm_type: sentence, std_norm: False}
+embedding_model: !new:speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN
+    input_size: 80
+    channels: [32, 32, 32, 32, 48]
+    attention_channels: 8
+    se_channels: 8
+    lin_neurons: 24
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ECAPA-TDNN as SpeechBrain leaves it on disk, untrained."""
+    ecapa = pytest.importorskip("speechbrain.lobes.models.ECAPA_TDNN", reason="speechbrain is not installed")
+    made = tmp_path_factory.mktemp("speechbrain") / "spkrec"
+    made.mkdir()
+    network = ecapa.ECAPA_TDNN(
+        80, channels=[32] * 4 + [48], attention_channels=8, se_channels=8, lin_neurons=24
+    )
+    torch.save(network.state_dict(), made / "embedding_model.ckpt")
+    (made / "hyperparams.yaml").write_text(HYPERPARAMS)
+    return made
+
+
+def test_a_foreign_model_from_import_to_answer(run: Run, folder: Path, ada: list[Path]) -> None:
+    told = run("models", "import", folder)
+    assert told.code == 0
+    assert "collections create NAME --model spkrec" in told.out
+    assert "need --threshold" in told.out
+    shown = run("models", "show", "spkrec", "--check", "--json").json
+    assert shown["loads"] is True
+    assert shown["frontend"]["type"] == "speechbrain"
+    assert set(shown["source"]["files"]) == {"embedding_model.ckpt", "hyperparams.yaml"}
+    listed = run("models", "list", "--json").json["models"]
+    assert [one["model_id"] for one in listed if one["name"] == "spkrec"] == [shown["model_id"]]
+    made = run("collections", "create", "foreign", "--model", "spkrec", "--json").json
+    assert made["model_id"] == shown["model_id"]
+    assert run("enroll", "ada", ada[0], "--collection", "foreign").code == 0
+    answer = run("identify", ada[0], "--collection", "foreign", "--threshold", "0.5", "--json").json
+    assert (answer["model_id"], answer["speaker_id"]) == (shown["model_id"], "ada")
+    refused = run("identify", ada[0], "--collection", "foreign")
+    assert refused.code == 2 and "[NO_THRESHOLD]" in refused.err
+
+
+def test_show_for_people(run: Run, folder: Path) -> None:
+    run("models", "import", folder, "--name", "theirs")
+    shown = {
+        line.split("  ")[0]: line.split()[-1] for line in run("models", "show", "theirs").out.splitlines()
+    }
+    assert shown["architecture channels"] == "32"
+    assert len(shown["source files hyperparams.yaml"]) == 64
+    assert "theirs" in run("models", "list").out
+
+
+def test_what_cannot_be_imported(run: Run, folder: Path, tmp_path: Path) -> None:
+    assert run("models", "import", folder).code == 0
+    again = run("models", "import", folder)
+    assert again.code == 5 and "[MODEL_EXISTS]" in again.err
+    assert run("models", "import", folder, "--replace").code == 0
+    nothing = run("models", "import", tmp_path)
+    assert nothing.code == 6 and "is no model" in nothing.err
+    assert run("models", "show", "nobodys").code == 4
+    assert run("models", "import", folder, "--name", "x", "--set", "bins").code == 2
+    assert run("models", "import", folder, "--name", "x", "--front-end", "wespeaker").code == 2
+
+
+def test_pull_without_a_network(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:  # bound and not listening: nothing else answers there
+        taken.bind(("127.0.0.1", 0))
+        # The hub's client reads its environment when it is imported.
+        constants = pytest.importorskip("huggingface_hub.constants")
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{taken.getsockname()[1]}")
+        told = run("models", "pull", "us/small", "--json")
+    assert told.code == 4
+    error = json.loads(told.out)["error"]
+    assert error["code"] == "HUB_UNAVAILABLE"
+    assert "voicevault models import FOLDER" in error["message"] and "127.0.0.1" in error["message"]
