@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from train.embedding_cache import EmbeddingCache
-from train.evaluate import score_trials
+from train.evaluate import Scored, score_trials
 from train.evaluate_embed import load_pipeline, model_folder
-from train.evaluate_report import analyse, read_model_files
+from train.evaluate_report import analyse, read_model_files, trial_speakers
 from train.trials import Trials
+from voicevault.errors import RequestError
+from voicevault.scoring.bootstrap import interval, speaker_replicates
+from voicevault.scoring.metrics import Float64Array
 from voicevault.types import SAMPLE_RATE, Encoder
 
 SECONDS = 3.0
@@ -30,7 +33,8 @@ def compare_models(
     threads: int | None = None,
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
-    """One row per model, as JSON values: size, time, and the rates on each list.
+    """One row per model, as JSON values: size, time, and the rates on each list, with the difference to the
+    first model's EER and its 95 % interval over speakers.
 
     Args:
         models: ``default`` or model folders.
@@ -42,7 +46,8 @@ def compare_models(
         ModelNotFoundError, CheckpointError, AudioError.
     """
     folders = [model_folder(model) for model in models]  # said before any time is spent
-    rows = []
+    rows: list[dict[str, Any]] = []
+    first: dict[str, Float64Array | None] = {}
     for model, files_of in zip(models, folders, strict=True):
         pipeline = load_pipeline(model, threads=threads, device=device)
         cache = EmbeddingCache(folder, pipeline.encoder.model_id)
@@ -59,12 +64,28 @@ def compare_models(
         for name, trials in lists:
             scored = score_trials(pipeline, trials, audio_root, cache=cache, workers=workers)
             found = analyse(scored, files)
+            drawn = _replicates(scored)
+            base = first.setdefault(name, drawn)
+            keys = ("trials", "eer", "eer_interval", "min_dcf_01", "min_dcf_05", "as_norm")
             row["lists"][name] = {
-                key: found[key]
-                for key in ("trials", "eer", "eer_interval", "min_dcf_01", "min_dcf_05", "as_norm")
+                **{key: found[key] for key in keys},
+                "eer_difference": found["eer"] - (rows[0]["lists"][name]["eer"] if rows else found["eer"]),
+                "eer_difference_interval": (
+                    None if drawn is None or base is None else list(interval(drawn - base))
+                ),
             }
         rows.append(row)
     return rows
+
+
+def _replicates(scored: Scored) -> Float64Array | None:
+    speakers = trial_speakers(scored)
+    try:
+        if speakers is None:
+            return None
+        return speaker_replicates(scored.scores, scored.trials.genuine, speakers)[0]
+    except RequestError:  # fewer than three speakers
+        return None
 
 
 def milliseconds(encoder: Encoder, repeats: int = 7) -> float:
@@ -82,17 +103,22 @@ def milliseconds(encoder: Encoder, repeats: int = 7) -> float:
 def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
     """A table with one line per model and list."""
     lines = [
-        "| model | MB | ms per 3 s | list | EER | 95 % interval | minDCF(0.01) | minDCF(0.05) | EER, AS-norm |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| model | MB | ms per 3 s | list | EER | 95 % interval | against the first |"
+        " minDCF(0.01) | minDCF(0.05) | EER, AS-norm |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         for name, found in row["lists"].items():
             ends, norm = found["eer_interval"], found["as_norm"]
             normed = "-" if norm is None else f"{100 * norm['eer']:.2f} %"
             between = f"{100 * ends[0]:.2f} to {100 * ends[1]:.2f} %" if ends else "-"
+            apart = found["eer_difference_interval"]
+            against = f"{100 * found['eer_difference']:+.2f}" + (
+                f" ({100 * apart[0]:+.2f} to {100 * apart[1]:+.2f})" if apart else ""
+            )
             lines.append(
                 f"| {row['model']} ({row['model_id'][:8]}) | {row['megabytes']:.1f} |"
-                f" {row[f'ms_per_{SECONDS:g}_s']:.1f} | {name} | {100 * found['eer']:.2f} % | {between} |"
+                f" {row[f'ms_per_{SECONDS:g}_s']:.1f} | {name} | {100 * found['eer']:.2f} % | {between} | {against} |"
                 f" {found['min_dcf_01']:.3f} | {found['min_dcf_05']:.3f} |"
                 f" {normed} |"
             )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from voicevault.errors import RequestError
-from voicevault.scoring.bootstrap import speaker_intervals
+from voicevault.scoring.bootstrap import interval, speaker_intervals, speaker_replicates
 from voicevault.scoring.metrics import CostPoint, equal_error_rate, min_dcf
 
 
@@ -53,6 +53,17 @@ def test_the_same_draws_give_the_same_interval_and_copies_of_trials_change_nothi
         np.r_[scores, scores], np.r_[labels, labels], np.r_[pairs, pairs], replicates=50
     )
     assert twice.eer == pytest.approx(once.eer)
+
+
+def test_two_score_lists_are_drawn_alike() -> None:
+    scores, labels, pairs = population(12, seed=5)
+    one, _ = speaker_replicates(scores, labels, pairs, replicates=50)
+    other, costs = speaker_replicates(3 * scores + 1, labels, pairs, replicates=50, points=[CostPoint(0.05)])
+    assert np.allclose(one, other)
+    assert costs.shape == (50, 1)
+    worse = scores + np.random.default_rng(0).normal(scale=0.5, size=len(scores))
+    low, high = interval(speaker_replicates(worse, labels, pairs, replicates=50)[0] - one)
+    assert 0 < low < high
 
 
 def test_equal_scores_and_separable_ones() -> None:

@@ -224,5 +224,6 @@ def test_two_models_side_by_side(tiny_model: Path, corpus: Path, tmp_path: Path)
     first, second = json.loads(run.stdout)
     assert first["lists"] == second["lists"]
     assert first["lists"]["list"]["trials"] == 66
+    assert first["lists"]["list"]["eer_difference_interval"] == [0.0, 0.0]
     assert first["ms_per_3_s"] > 0
     assert (tmp_path / "compare.md").read_text().count("\n") == 4

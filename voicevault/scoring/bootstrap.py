@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from voicevault.errors import RequestError
-from voicevault.scoring.metrics import CostPoint, check_trials, crossing
+from voicevault.scoring.metrics import CostPoint, Float64Array, check_trials, crossing
 
 REPLICATES = 500
 
@@ -44,18 +44,55 @@ def speaker_intervals(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> Intervals:
-    """Intervals of EER and minDCF when the speakers are drawn anew, with replacement.
+    """Intervals of EER and minDCF when the speakers are drawn anew; see `speaker_replicates`.
+
+    Args:
+        confidence: In (0, 1).
+
+    Raises:
+        RequestError: The confidence is out of range; and see `speaker_replicates`.
+    """
+    if not 0.0 < confidence < 1.0:
+        raise RequestError("The confidence lies in (0, 1).", confidence=confidence)
+    rates, costs = speaker_replicates(
+        scores, labels, speakers, points=points, replicates=replicates, seed=seed
+    )
+    return Intervals(
+        eer=interval(rates, confidence),
+        min_dcf=tuple(interval(column, confidence) for column in costs.T),
+        confidence=confidence,
+        speakers=len(np.unique(np.asarray(speakers))),
+        replicates=replicates,
+    )
+
+
+def interval(replicates: Float64Array, confidence: float = 0.95) -> tuple[float, float]:
+    """The percentiles between which that share of the replicates lies."""
+    low, high = np.percentile(replicates, (50.0 * (1.0 - confidence), 50.0 * (1.0 + confidence)))
+    return float(low), float(high)
+
+
+def speaker_replicates(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    speakers: ArrayLike,
+    *,
+    points: Sequence[CostPoint] = (),
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> tuple[Float64Array, Float64Array]:
+    """EER float64 [replicates] and minDCF [replicates, points] when the speakers are drawn with replacement.
 
     A speaker drawn k times counts k times in each of their trials, so a different-speaker trial weighs the
     product of its two speakers' draws (Owen, 'The pigeonhole bootstrap', Annals of Applied Statistics 1(2),
-    2007). Each replicate's EER is interpolated as `metrics.equal_error_rate` does.
+    2007). Each replicate's EER is interpolated as `metrics.equal_error_rate` does. The draws depend on the
+    seed, the labels and the speakers alone, so two models' replicates on one list are pairs.
 
     Args:
         scores: [n], finite.
         labels: [n], 1 for genuine.
         speakers: [n, 2], names or codes of the two speakers of each trial; equal for genuine trials.
-        points: Cost points of the minDCF intervals.
-        confidence: In (0, 1).
+        points: Cost points of the minDCF.
         replicates: 20 or more.
         seed: Of the draws.
 
@@ -64,8 +101,8 @@ def speaker_intervals(
             to be drawn; and see `metrics.check_trials`.
     """
     values, genuine = check_trials(scores, labels)
-    if not 0.0 < confidence < 1.0 or replicates < 20:
-        raise RequestError("The confidence lies in (0, 1) and replicates are 20 or more.")
+    if replicates < 20:
+        raise RequestError("Replicates are 20 or more.", replicates=replicates)
     names, flat = np.unique(np.asarray(speakers).ravel(), return_inverse=True)
     codes = flat.reshape(-1, 2)
     if len(codes) != len(values) or not np.array_equal(codes[:, 0] == codes[:, 1], genuine):
@@ -98,13 +135,4 @@ def speaker_intervals(
         costs.append([float(point.cost(fmr, fnmr).min()) for point in points])
     if len(rates) < replicates:
         raise RequestError("Too few draws of these speakers hold both kinds of trials.", speakers=len(names))
-    tails = (50.0 * (1.0 - confidence), 50.0 * (1.0 + confidence))
-    low, high = np.percentile(rates, tails)
-    ends = np.percentile(np.array(costs), tails, axis=0).T if points else np.zeros((0, 2))
-    return Intervals(
-        eer=(float(low), float(high)),
-        min_dcf=tuple((float(a), float(b)) for a, b in ends),
-        confidence=confidence,
-        speakers=len(names),
-        replicates=replicates,
-    )
+    return np.array(rates), np.array(costs, dtype=np.float64).reshape(replicates, len(points))
