@@ -13,6 +13,7 @@ from voicevault.errors import (
     CollectionNotFoundError,
     ModelNotFoundError,
     SchemaOutdatedError,
+    SettingsError,
 )
 from voicevault.gallery import Galleries
 from voicevault.settings import Settings
@@ -34,6 +35,17 @@ def resolve_settings(target: str | Path | Settings | None = None) -> Settings:
     if isinstance(target, str) and "://" in target:
         return Settings(database_url=target)
     return Settings(home=target)
+
+
+def make_folder(folder: Path) -> None:
+    """A folder that only its owner can enter. Raises SettingsError where it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise SettingsError(
+            f"The data folder {folder} cannot be made: {error.strerror}. Set VOICEVAULT_HOME to another one.",
+            folder=str(folder),
+        ) from error
 
 
 def model_folder(settings: Settings) -> Path:
@@ -61,7 +73,7 @@ def open_store(settings: Settings) -> Store:
     try:
         local = store.url.get_backend_name() == "sqlite"
         if local and store.url.database:
-            Path(store.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(Path(store.url.database).parent)
         try:
             store.check_schema()
         except SchemaOutdatedError as error:
@@ -83,7 +95,7 @@ def upgrade_database(settings: Settings) -> tuple[str | None, str | None]:
     store = Store(settings.resolved_database_url, lock_timeout=settings.lock_timeout)
     try:
         if store.url.get_backend_name() == "sqlite" and store.url.database:
-            Path(store.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(Path(store.url.database).parent)
         before = store.current_revision()
         store.upgrade()
         return before, store.current_revision()
@@ -112,7 +124,7 @@ def open_vault(target: str | Path | Settings | None = None, *, serving: bool = F
         return Model(folder, encoder, settings)
 
     catalogue = Catalogue(model_folder(settings), ModelStore(settings.models_folder), open_model)
-    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(settings.home)
     store = open_store(settings)
     try:
         try:

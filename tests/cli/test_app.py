@@ -131,3 +131,11 @@ def test_a_wrong_setting_is_named(run: Run) -> None:
     assert told.code == 2
     assert told.json["error"]["code"] == "INVALID_SETTING"
     assert "port" in told.json["error"]["message"]
+
+
+def test_a_data_folder_that_cannot_be_made(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    told = run("speakers", "list", "--home", tmp_path / "file" / "home", "--json")
+    assert told.code == 2
+    assert told.json["error"]["code"] == "INVALID_SETTING"
+    assert "VOICEVAULT_HOME" in told.json["error"]["message"]

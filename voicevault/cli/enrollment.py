@@ -185,7 +185,9 @@ def _attributes(pairs: list[str]) -> Mapping[str, Any]:
 
 
 def _results_file(home: Path, source: Path) -> Path:
+    from voicevault.bootstrap import make_folder
+
     folder = home / "imports"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(folder)
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     return folder / f"{moment}-{source.absolute().stem}.tsv"
