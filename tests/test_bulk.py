@@ -426,10 +426,11 @@ def test_ended_in_the_middle_and_run_again(
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "VOICEVAULT_TEST_MARK": mark},
+        start_new_session=True,
     )
     assert program.stdout is not None
     told = [program.stdout.readline().split() for _ in range(5)]
-    program.send_signal(how)
+    os.killpg(program.pid, how)  # as a terminal does
     rest, complaints = program.communicate(timeout=120)
     told += [line.split() for line in rest.splitlines(keepends=True) if line.endswith("\n")]
     assert program.returncode == (130 if how is signal.SIGINT else -how), complaints
@@ -476,7 +477,11 @@ def wait_until(true: Callable[[], bool], otherwise: str) -> None:
 
 
 def test_an_error_in_the_middle_ends_everything(
-    speech: dict[str, list[Path]], vault: Vault, monkeypatch: pytest.MonkeyPatch
+    speech: dict[str, list[Path]],
+    vault: Vault,
+    hooked: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     mark = uuid4().hex
     monkeypatch.setenv("VOICEVAULT_TEST_MARK", mark)
@@ -487,8 +492,11 @@ def test_an_error_in_the_middle_ends_everything(
         if len(seen) == 3:
             raise LookupError("enough")
 
+    hanging = ManifestRow(tmp_path / "hang.wav", "x")
+    begun = time.monotonic()
     with pytest.raises(LookupError, match="enough"):
-        vault.enroll_many(rows_of(speech), batch=1, progress=enough)
+        vault.enroll_many([hanging, *rows_of(speech)], workers=2, batch=1, progress=enough)
+    assert time.monotonic() - begun < 200, "the run waited for the recording that hangs, 240 s"
     monkeypatch.delenv("VOICEVAULT_TEST_MARK")
     assert len(vault.speakers()) >= 1
     assert processes_with(mark) == []
