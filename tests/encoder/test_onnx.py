@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchaudio.compliance import kaldi
 
+from voicevault.encoder import load_encoder
 from voicevault.encoder.checkpoint import load_checkpoint, save_checkpoint
 from voicevault.encoder.importers.onnx import preset, read_onnx
 from voicevault.encoder.importing import import_model
@@ -110,6 +111,8 @@ def test_embeddings_are_those_of_the_toolkit(
         expected = torch.cat(rows)
         assert_equal(torch.cat([model(torch.from_numpy(one)[None]) for one in recordings]), expected)
         assert_equal(model(*padded(recordings)), expected)
+    served = load_encoder(tmp_path / "ours").embed(recordings)
+    assert_equal(torch.from_numpy(served), torch.nn.functional.normalize(expected))
 
 
 def test_the_front_end_is_part_of_the_identity(original: Path, tmp_path: Path) -> None:

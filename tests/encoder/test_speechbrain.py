@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from voicevault.encoder import load_encoder
 from voicevault.encoder.checkpoint import load_checkpoint, save_checkpoint
 from voicevault.encoder.fbank import SpeechBrainConfig, SpeechBrainFbank
 from voicevault.encoder.importers.hyperparams import Tagged, read_hyperparams
@@ -163,6 +164,8 @@ def test_embeddings_are_speechbrains(
         alone = torch.cat([model(torch.from_numpy(recording)[None]) for recording in speech])
         assert_equal(alone, theirs)
         assert_equal(model(*padded(speech)), theirs)
+    served = load_encoder(tmp_path / "ours").embed(speech)
+    assert_equal(torch.from_numpy(served), torch.nn.functional.normalize(theirs))
 
 
 def test_tags_are_data(original: Path) -> None:

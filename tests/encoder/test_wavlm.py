@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from voicevault.encoder import load_encoder
 from voicevault.encoder.checkpoint import load_checkpoint, save_checkpoint
 from voicevault.encoder.importers.transformers import read_transformers
 from voicevault.encoder.waveform import RawWaveform, WaveformConfig
@@ -121,6 +122,8 @@ def test_embeddings_are_those_of_transformers(
         )
         assert_equal(torch.cat([model(torch.from_numpy(one)[None]) for one in recordings]), expected)
         assert_equal(model(*padded(recordings)), expected)
+    served = load_encoder(tmp_path / "ours").embed(recordings)
+    assert_equal(torch.from_numpy(served), torch.nn.functional.normalize(expected))
 
 
 @pytest.mark.parametrize("form", ["bin", "bin-weight_g"])
