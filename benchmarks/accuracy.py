@@ -82,8 +82,10 @@ def _trials(options: AccuracyOptions) -> tuple[str, Trials, Path]:
         chosen = set(names[: options.speakers])
         recordings = [recording for recording in recordings if recording.speaker in chosen]
     root = options.audio_root or (source if source.is_dir() else source.parent)
-    bundled = options.voices is None and not options.speakers
-    return BUNDLED if bundled else f"voices in {source.name}", all_pairs(recordings), root
+    name = BUNDLED if options.voices is None else source.name
+    if len(names) > options.speakers > 0:
+        name = f"{options.speakers} speakers of {name}"
+    return name, all_pairs(recordings), root
 
 
 def _policy(folder: Path) -> list[dict[str, Any]]:

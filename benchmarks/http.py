@@ -278,7 +278,7 @@ def plot(recorded: Recorded, path: Path) -> None:
     left.set_xlabel("Milliseconds")
     left.set_ylabel("Share of requests answered")
     left.set_title("Latency over HTTP", loc="left", color=INK)
-    left.legend(frameon=False, loc="lower right")
+    left.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     starts = [0.0] * len(series)
     for color, stage in zip((*COLORS[:5], WAITING), _parts(recorded, *series[0]), strict=True):
         widths = [_parts(recorded, *one)[stage] for one in series]
