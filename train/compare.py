@@ -32,6 +32,7 @@ def compare_models(
     workers: int | None = None,
     threads: int | None = None,
     device: str = "cpu",
+    precision: str | None = None,
 ) -> list[dict[str, Any]]:
     """One row per model, as JSON values: size, time, and the rates on each list, with the difference to the
     first model's EER and its 95 % interval over speakers.
@@ -49,13 +50,14 @@ def compare_models(
     rows: list[dict[str, Any]] = []
     first: dict[str, Float64Array | None] = {}
     for model, files_of in zip(models, folders, strict=True):
-        pipeline = load_pipeline(model, threads=threads, device=device)
-        cache = EmbeddingCache(folder, pipeline.encoder.model_id)
+        pipeline = load_pipeline(model, threads=threads, device=device, precision=precision)
+        cache = EmbeddingCache(folder, pipeline.encoder)
         files = read_model_files(files_of, pipeline.encoder.model_id)
         row: dict[str, Any] = {
             "model": pipeline.encoder.name,
             "folder": files_of.name,
             "model_id": pipeline.encoder.model_id,
+            "engine": getattr(pipeline.encoder, "engine", None),
             "megabytes": sum(f.stat().st_size for f in files_of.glob("*.safetensors")) / 1e6,
             "dimensions": pipeline.encoder.dim,
             f"ms_per_{SECONDS:g}_s": milliseconds(pipeline.encoder),

@@ -9,7 +9,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 import voicevault
-from voicevault.types import Float32Array
+from voicevault.types import Encoder, Float32Array
 
 
 class EmbeddingCache:
@@ -17,11 +17,12 @@ class EmbeddingCache:
 
     Args:
         folder: The file lies there.
-        model_id: Of the model.
+        encoder: The model, and what computes it: 8-bit embeddings are others than float ones.
     """
 
-    def __init__(self, folder: Path, model_id: str) -> None:
-        self.path = folder / f"embeddings-{model_id[:12]}-{voicevault.__version__}.npz"
+    def __init__(self, folder: Path, encoder: Encoder) -> None:
+        engine = getattr(encoder, "engine", "other")
+        self.path = folder / f"embeddings-{encoder.model_id[:12]}-{engine}-{voicevault.__version__}.npz"
         self._rows: dict[str, tuple[Float32Array, float, float, str]] = {}
         self._stored = 0
         if self.path.is_file():

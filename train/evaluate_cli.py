@@ -25,6 +25,9 @@ Workers = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="torch threads")]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1")]
+Precision = Annotated[
+    str | None, typer.Option("--precision", help="fp32 or int8; by default the model's own choice")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON")]
 
 
@@ -63,6 +66,7 @@ def evaluate(
     workers: Workers = None,
     threads: Threads = None,
     device: DeviceOption = "cpu",
+    precision: Precision = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a list of trials, or all pairs of a manifest: error rates, plots, and a report."""
@@ -100,11 +104,11 @@ def evaluate(
     listed = None if trials is None else read_trials(trials, known)
     if noise is not None:
         noise_files(noise)  # said before any time is spent
-    pipeline = load_pipeline(model, threads=threads, device=device)
+    pipeline = load_pipeline(model, threads=threads, device=device, precision=precision)
     files = read_model_files(model_folder(model), pipeline.encoder.model_id)
     folder = out or Path("runs/evaluate") / f"{listing.stem}-{pipeline.encoder.model_id[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
-    cache = EmbeddingCache(folder, pipeline.encoder.model_id)
+    cache = EmbeddingCache(folder, pipeline.encoder)
     skipped: list[str] = []
     if listed is not None:
         scored = score_trials(pipeline, listed, root, cache=cache, workers=workers)
@@ -116,6 +120,7 @@ def evaluate(
     result: dict[str, Any] = {
         "model": pipeline.encoder.name,
         "model_id": pipeline.encoder.model_id,
+        "engine": getattr(pipeline.encoder, "engine", None),
         "list": listing.name,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "skipped_recordings": skipped,
@@ -205,6 +210,7 @@ def compare(
     workers: Workers = None,
     threads: Threads = 1,
     device: DeviceOption = "cpu",
+    precision: Precision = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure several models on the same lists: size, time, error rates."""
@@ -214,7 +220,14 @@ def compare(
     lists = [(path.stem, read_trials(path)) for path in trials]
     out.mkdir(parents=True, exist_ok=True)
     rows = compare_models(
-        model, lists, audio_root or trials[0].parent, out, workers=workers, threads=threads, device=device
+        model,
+        lists,
+        audio_root or trials[0].parent,
+        out,
+        workers=workers,
+        threads=threads,
+        device=device,
+        precision=precision,
     )
     (out / "compare.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     (out / "compare.md").write_text(as_markdown(rows), encoding="utf-8")

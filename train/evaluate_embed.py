@@ -87,14 +87,19 @@ class Embedded:
             )
 
 
-def load_pipeline(model: str, *, threads: int | None = None, device: str = "cpu") -> EmbeddingPipeline:
+def load_pipeline(
+    model: str, *, threads: int | None = None, device: str = "cpu", precision: str | None = None
+) -> EmbeddingPipeline:
     """The pipeline of ``default``, the model that comes with the package, or of a model folder.
 
+    Args:
+        precision: ``fp32``, ``int8``, or None for the model's own choice.
+
     Raises:
-        ModelNotFoundError, CheckpointError.
+        ModelNotFoundError, CheckpointError, SettingsError.
     """
     folder = model_folder(model)
-    return EmbeddingPipeline(load_encoder(folder, threads=threads, device=device))
+    return EmbeddingPipeline(load_encoder(folder, threads=threads, device=device, precision=precision))
 
 
 def model_folder(model: str) -> Path:

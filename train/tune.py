@@ -10,23 +10,28 @@ import datetime
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import voicevault
-from train.evaluate import Scored
-from train.evaluate_embed import Embedded
+from train.embedding_cache import EmbeddingCache
+from train.evaluate import Scored, score_pairs
+from train.evaluate_embed import Embedded, embed_recordings
 from train.evaluate_gallery import COUNTS, build_gallery
 from train.evaluate_groups import duration_bins, duration_names
 from train.trials import Recording
+from voicevault.embedding import EmbeddingPipeline
 from voicevault.errors import RequestError
 from voicevault.scoring.calibration import Calibration, cllr, fit_calibration, min_cllr
 from voicevault.scoring.metrics import CostPoint, equal_error_rate
-from voicevault.scoring.normalise import TOP, Cohort
+from voicevault.scoring.normalise import COHORT_FILE, TOP, Cohort
 from voicevault.scoring.policy import Policy, PolicyRow, fit_thresholds
 
+POLICY_FILE = "policy.json"
 COSTS = (("min_dcf_01", CostPoint(0.01)), ("min_dcf_05", CostPoint(0.05)))
 PRIOR = 0.05
 """Of a genuine trial, where nobody names another."""
@@ -181,3 +186,91 @@ def normalised_rates(scored: Scored, cohort: Cohort, model_id: str) -> dict[str,
         "eer_cosine": equal_error_rate(scored.scores, trials.genuine)[0],
         "eer_as_norm": equal_error_rate(z.values, trials.genuine)[0],
     }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tuned:
+    """What `tune_recordings` found: the policy, the trials behind it, and the cohort where one was asked for."""
+
+    policy: Policy
+    scored: Scored
+    cohort: Cohort | None
+
+    def save(self, folder: Path) -> None:
+        """Write ``policy.json`` and ``cohort.safetensors`` into a model's folder."""
+        self.policy.save(folder / POLICY_FILE)
+        if self.cohort is not None:
+            self.cohort.save(folder / COHORT_FILE)
+
+
+def tune_recordings(
+    pipeline: EmbeddingPipeline,
+    recordings: Sequence[Recording],
+    audio_root: Path,
+    *,
+    provenance: Mapping[str, Any],
+    within: Sequence[str] = ("source",),
+    prior: float = PRIOR,
+    cohort_recordings: Sequence[Recording] = (),
+    cohort_root: Path | None = None,
+    cohort_name: str = "training speakers",
+    cache: EmbeddingCache | None = None,
+    workers: int | None = None,
+) -> Tuned:
+    """Policy and cohort of a model, from the recordings of people that it was not trained on.
+
+    Args:
+        audio_root: Folder that the paths of `recordings` start from.
+        provenance: Whose recordings these are.
+        within: What the two of a different-speaker pair must share.
+        prior: Of a genuine trial; see `fit_policy`.
+        cohort_recordings: See `train.tune_speakers.draw_cohort`; none for no cohort.
+        cohort_root: Folder that their paths start from; by default `audio_root`.
+        cohort_name: Whose they are.
+        cache: Where embeddings are looked up and kept.
+        workers: See `train.evaluate_embed.embed_recordings`.
+
+    Raises:
+        AudioNotFoundError: A recording is missing.
+        ManifestError: There is no pair of one speaker, or none of two.
+        RequestError: A speaker is in the trials and in the cohort.
+    """
+    both = {r.speaker for r in recordings} & {r.speaker for r in cohort_recordings}
+    if both:
+        raise RequestError(
+            f"{len(both)} speakers are in the trials and in the cohort.", speakers=sorted(both)[:20]
+        )
+    model_id = pipeline.encoder.model_id
+    scored, skipped = score_pairs(
+        pipeline, recordings, audio_root, within=within, cache=cache, workers=workers
+    )
+    facts = {
+        **provenance,
+        "engine": getattr(pipeline.encoder, "engine", None),
+        "impostors_share": list(within),
+        "skipped_recordings": skipped,
+        **describe(scored.trials.recordings, scored.embedded),
+    }
+    cohort = None
+    if cohort_recordings:
+        heard = embed_recordings(
+            pipeline,
+            cohort_recordings,
+            cohort_root or audio_root,
+            cache=cache,
+            workers=workers,
+            description="cohort",
+        )
+        speakers = len({recording.speaker for recording in cohort_recordings})
+        cohort = build_cohort(cohort_recordings, heard, model_id, f"{speakers} {cohort_name}")
+        facts["as_norm"] = normalised_rates(scored, cohort, model_id)
+    policy = fit_policy(
+        model_id,
+        scored.scores,
+        scored.trials.genuine,
+        scored.trials.speaker_pairs(),
+        provenance=facts,
+        groups=group_rows(scored),
+        prior=prior,
+    )
+    return Tuned(policy, scored, cohort)

@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from train.evaluate_cli import AsJson, DeviceOption, Impostors, Model, Threads, Workers, shared_attributes
+from train.evaluate_cli import (
+    AsJson,
+    DeviceOption,
+    Impostors,
+    Model,
+    Precision,
+    Threads,
+    Workers,
+    shared_attributes,
+)
 
 if TYPE_CHECKING:
     from voicevault.scoring.policy import Policy
-
-POLICY_FILE = "policy.json"
 
 
 def tune(
@@ -51,18 +58,18 @@ def tune(
     workers: Workers = None,
     threads: Threads = None,
     device: DeviceOption = "cpu",
+    precision: Precision = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit thresholds, calibration and cohort on speakers the model was not trained on, into its folder."""
     from train.embedding_cache import EmbeddingCache
-    from train.evaluate import read_scores, score_pairs
-    from train.evaluate_embed import embed_recordings, load_pipeline, model_folder
+    from train.evaluate import read_scores
+    from train.evaluate_embed import load_pipeline, model_folder
     from train.trials import read_recordings
-    from train.tune import build_cohort, describe, fit_policy, group_rows, normalised_rates
+    from train.tune import POLICY_FILE, fit_policy, tune_recordings
     from train.tune_speakers import draw_cohort, manifest_digest, training_speakers
     from voicevault.encoder.lazy import read_identity
     from voicevault.errors import ModelMismatchError, RequestError
-    from voicevault.scoring.normalise import COHORT_FILE
     from voicevault.scoring.plots import plot_histogram
 
     if sum(given is not None for given in (manifest, config, scores)) != 1:
@@ -81,6 +88,8 @@ def tune(
             )
         facts: dict[str, Any] = {"speakers_from": scores.name, "scores_sha256": manifest_digest(scores)}
         policy = fit_policy(identity.model_id, values, genuine, pairs, provenance=facts, prior=prior)
+        folder.mkdir(parents=True, exist_ok=True)
+        policy.save(target / POLICY_FILE)
     else:
         cohort_from, shares, cohort_root = [], dict[str, float](), corpora
         if config is not None:
@@ -92,42 +101,28 @@ def tune(
             root = audio_root or (manifest if manifest.is_dir() else manifest.parent)
             recordings = read_recordings(manifest, root)
             facts = {"speakers_from": manifest.name, "manifest_sha256": manifest_digest(manifest)}
+        named = f"training speakers of {facts.get('training')}"
         if cohort_manifest is not None:
             cohort_root = cohort_manifest if cohort_manifest.is_dir() else cohort_manifest.parent
             cohort_from, shares = read_recordings(cohort_manifest, cohort_root), {}
-        both = {r.speaker for r in recordings} & {r.speaker for r in cohort_from}
-        if both:
-            raise RequestError(
-                f"{len(both)} speakers are in the trials and in the cohort.", speakers=sorted(both)[:20]
-            )
-        pipeline = load_pipeline(model, threads=threads, device=device)
+            named = f"speakers of {cohort_manifest.name}"
+        pipeline = load_pipeline(model, threads=threads, device=device, precision=precision)
         folder.mkdir(parents=True, exist_ok=True)
-        cache = EmbeddingCache(folder, identity.model_id)
-        scored, skipped = score_pairs(pipeline, recordings, root, within=shared, cache=cache, workers=workers)
-        facts = {**facts, "impostors_share": list(shared), "skipped_recordings": skipped}
-        facts |= describe(scored.trials.recordings, scored.embedded)
-        if cohort and cohort_from:
-            drawn = draw_cohort(cohort_from, cohort, shares)
-            heard = embed_recordings(
-                pipeline, drawn, cohort_root, cache=cache, workers=workers, description="cohort"
-            )
-            speakers = len({recording.speaker for recording in drawn})
-            named = cohort_manifest.name if cohort_manifest else f"training speakers of {facts['training']}"
-            made = build_cohort(drawn, heard, identity.model_id, f"{speakers} {named}")
-            facts["as_norm"] = normalised_rates(scored, made, identity.model_id)
-            made.save(target / COHORT_FILE)
-        values, genuine = scored.scores, scored.trials.genuine
-        policy = fit_policy(
-            identity.model_id,
-            values,
-            genuine,
-            scored.trials.speaker_pairs(),
+        tuned = tune_recordings(
+            pipeline,
+            recordings,
+            root,
             provenance=facts,
-            groups=group_rows(scored),
+            within=shared,
             prior=prior,
+            cohort_recordings=draw_cohort(cohort_from, cohort, shares),
+            cohort_root=cohort_root,
+            cohort_name=named,
+            cache=EmbeddingCache(folder, pipeline.encoder),
+            workers=workers,
         )
-    policy.save(target / POLICY_FILE)
-    folder.mkdir(parents=True, exist_ok=True)
+        tuned.save(target)
+        policy, values, genuine = tuned.policy, tuned.scored.scores, tuned.scored.trials.genuine
     lines = {row.name: row.threshold for row in policy.thresholds if row.threshold is not None}
     plot_histogram(values, genuine, folder / "scores.png", "Tuning trials", lines)
     if as_json:

@@ -66,7 +66,7 @@ def test_worker_processes_and_the_cache_change_no_vector(
     monkeypatch.setattr("train.evaluate_embed.CHUNK", 5)
     recordings = [Recording(path.name) for path in sorted(corpus.glob("*.wav"))]
     here = embed_recordings(pipeline, recordings, corpus, workers=0)
-    cache = EmbeddingCache(tmp_path, pipeline.encoder.model_id)
+    cache = EmbeddingCache(tmp_path, pipeline.encoder)
     there = embed_recordings(pipeline, recordings, corpus, workers=1, cache=cache)
     assert np.allclose(here.vectors, there.vectors, atol=1e-5)
     assert here.audio_sha256 == there.audio_sha256
@@ -74,13 +74,13 @@ def test_worker_processes_and_the_cache_change_no_vector(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("nothing is left to embed")
 
-    again = EmbeddingCache(tmp_path, pipeline.encoder.model_id)
+    again = EmbeddingCache(tmp_path, pipeline.encoder)
     monkeypatch.setattr("train.evaluate_embed._prepare", refuse)
     kept = embed_recordings(pipeline, recordings, corpus, workers=0, cache=again)
     assert np.array_equal(kept.vectors, there.vectors)
     assert np.array_equal(kept.speech_seconds, there.speech_seconds)
     cache.path.write_bytes(cache.path.read_bytes()[:100])
-    assert EmbeddingCache(tmp_path, pipeline.encoder.model_id).get("x") is None  # damaged: computed anew
+    assert EmbeddingCache(tmp_path, pipeline.encoder).get("x") is None  # damaged: computed anew
 
 
 def test_pieces_of_a_recording_are_recordings_of_their_own(pipeline: EmbeddingPipeline, corpus: Path) -> None:
