@@ -139,6 +139,7 @@ def test_a_collection_of_another_model_is_not_compared(
     config["model_id"] = "0" * 32
     settings = Settings(home=tmp_path / "home", model=str(tiny_model), port=0)
     Vault.open(settings).close()
+    shutil.rmtree(settings.models_folder)  # the copy of its model that the vault kept for the collection
     (folder / "config.json").write_text(json.dumps(config))
     settings = settings.changed(model=str(folder))
     with running(Vault.open(settings), settings) as (client, _):
