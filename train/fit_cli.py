@@ -1,0 +1,138 @@
+"""The commands `fit` and `export` of ``python -m train``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from train.evaluate_cli import DeviceOption
+
+if TYPE_CHECKING:
+    from train.corpus import Utterance
+
+Config = Annotated[
+    Path, typer.Option("--config", help="TOML file of the training, e.g. train/configs/ecapa-small.toml")
+]
+Corpora = Annotated[
+    Path,
+    typer.Option(
+        "--corpora",
+        envvar="VOICEVAULT_CORPORA",
+        help="Corpus folder: what the paths in the config start from",
+    ),
+]
+Run = Annotated[
+    Path, typer.Option("--run", help="Folder of the run: state, TensorBoard; a second call resumes it")
+]
+DEFAULT_CORPORA = Path("../shared/corpora")
+
+
+def fit(
+    config: Config,
+    run: Run,
+    corpora: Corpora = DEFAULT_CORPORA,
+    device: DeviceOption = "cpu",
+    init: Annotated[
+        str | None, typer.Option("--init", help="Start from a model: 'default', or a model folder")
+    ] = None,
+    check: Annotated[
+        list[Path] | None,
+        typer.Option("--check", help="Trial list whose EER is printed before and after; may be repeated"),
+    ] = None,
+    check_root: Annotated[
+        Path | None, typer.Option("--check-root", help="Folder that the paths in --check start from")
+    ] = None,
+    report: Annotated[bool, typer.Option(help="Tune thresholds and write the report at the end")] = True,
+) -> None:
+    """Train, or go on with a training that was interrupted; ends with RUN/model, its thresholds and RUN/report.
+
+    Several processes: torchrun --nproc-per-node 2 -m train fit ...
+    """
+    from train.config import read_config
+    from train.distributed import processes
+    from train.evaluate_embed import model_folder
+    from train.fit import Fit
+
+    settings = read_config(config)
+    start = model_folder(init) if init else None
+    lists = check or []
+    with processes(device) as (group, place):
+        before = error_rates(start, lists, check_root) if start and group.first else {}
+        training = Fit(settings, corpora, run, run.parent / "cache", place, init=start, processes=group)
+        training.run()
+        if not group.first:
+            return
+        identity = training.export(run / "model")
+    print(f"model {identity} in {run / 'model'}")
+    if report:
+        _report(run, config, corpora, training.corpus.validation)
+    for name, after in error_rates(run / "model", lists, check_root).items():
+        old = f"{before[name]:.2%} before, " if name in before else ""
+        print(f"{name}: EER {old}{after:.2%} now")
+
+
+def _report(run: Path, config: Path, corpora: Path, kept_out: Sequence[Utterance]) -> None:
+    """Thresholds from the speakers that were kept out, and an evaluation on them as a web page."""
+    from train.evaluate_cli import evaluate
+    from train.tune_cli import tune
+    from voicevault.errors import RequestError
+
+    model = str(run / "model")
+    try:
+        tune(
+            model,
+            config=config,
+            corpora=corpora,
+            speech_cache=run.parent / "cache",
+            out=run / "tuning",
+            cohort=0,
+        )
+    except RequestError as error:
+        print(f"no thresholds: {error.message}")
+    whole = [u for u in kept_out if sum(other.path == u.path for other in kept_out) == 1]
+    if len(whole) < 4:
+        print("no report: the speakers kept out have one recording each; keep out speakers with several")
+        return
+    manifest = run / "validation.tsv"
+    rows = [f"{u.path}\t{u.speaker}\t{u.source}\t{u.session}\n" for u in whole]
+    manifest.write_text("path\tspeaker\tsource\tsession\n" + "".join(rows), encoding="utf-8")
+    evaluate(model, manifest=manifest, audio_root=corpora, impostors="source", out=run / "report")
+
+
+def error_rates(model: Path, lists: Sequence[Path], root: Path | None) -> dict[str, float]:
+    """EER in [0, 1] of a model on trial lists, by file name."""
+    from train.evaluate import measure, score_trials
+    from train.evaluate_embed import load_pipeline
+    from train.trials import read_trials
+
+    rates = {}
+    for path in lists:
+        scored = score_trials(load_pipeline(str(model)), read_trials(path), root or path.parent)
+        rates[path.name] = float(measure(scored)["eer"])
+    return rates
+
+
+def export(
+    config: Config,
+    run: Run,
+    to: Annotated[Path, typer.Option("--to", help="Model folder to write")],
+    corpora: Corpora = DEFAULT_CORPORA,
+    half: Annotated[bool, typer.Option(help="float16 weights")] = True,
+    onnx: Annotated[
+        Path | None,
+        typer.Option("--onnx", help="Also write waveform to embedding as ONNX, checked for equality"),
+    ] = None,
+) -> None:
+    """Write the best averaged weights of a run, finished or not, as a model folder."""
+    from train.config import read_config
+    from train.fit import Fit
+
+    training = Fit(read_config(config), corpora, run, run.parent / "cache")
+    print(f"model {training.export(to, half=half)} of step {training.step} in {to}")
+    if onnx is not None:
+        from train.onnx_export import export_onnx
+
+        print(f"{onnx}: cosine to the model {export_onnx(to, onnx):.6f} at the least")
