@@ -186,8 +186,7 @@ def draw(scored: Scored, result: Mapping[str, Any], folder: Path, files: ModelFi
     from voicevault.scoring.plots import plot_det, plot_histogram
 
     scores, genuine = scored.scores, scored.trials.genuine
-    rows = files.policy.thresholds if files.policy else ()
-    lines = {_line(row.name): row.threshold for row in rows if row.threshold is not None}
+    lines = threshold_lines(files.policy) if files.policy else {}
     pictures = {
         name: folder / f"{name}.png" for name in ("det", "roc", "scores", "decisions", "groups", "ranks")
     }
@@ -238,5 +237,11 @@ def _kind(kind: str) -> str:
     return {"impostors": "impostors: ", "gender": "gender ", "source": ""}.get(kind, "speech ")
 
 
-def _line(name: str) -> str:
-    return name.replace("fmr_", "FMR ").replace("pct", " %").replace("eer", "EER")
+def threshold_lines(policy: Policy) -> dict[str, float]:
+    """The thresholds of rates and of the EER, by a name for people."""
+    names = {"fmr_10pct": "FMR 10 %", "fmr_1pct": "FMR 1 %", "fmr_0.1pct": "FMR 0.1 %", "eer": "EER"}
+    return {
+        names[row.name]: row.threshold
+        for row in policy.thresholds
+        if row.threshold is not None and row.name in names
+    }

@@ -65,6 +65,7 @@ def tune(
     from train.embedding_cache import EmbeddingCache
     from train.evaluate import read_scores
     from train.evaluate_embed import load_pipeline, model_folder
+    from train.evaluate_report import threshold_lines
     from train.trials import read_recordings
     from train.tune import POLICY_FILE, fit_policy, tune_recordings
     from train.tune_speakers import draw_cohort, manifest_digest, training_speakers
@@ -123,7 +124,7 @@ def tune(
         )
         tuned.save(target)
         policy, values, genuine = tuned.policy, tuned.scored.scores, tuned.scored.trials.genuine
-    lines = {row.name: row.threshold for row in policy.thresholds if row.threshold is not None}
+    lines = threshold_lines(policy)
     plot_histogram(values, genuine, folder / "scores.png", "Tuning trials", lines)
     if as_json:
         print((target / POLICY_FILE).read_text(encoding="utf-8"), end="")

@@ -101,14 +101,17 @@ def plot_histogram(
     ordered = sorted((thresholds or {}).items(), key=lambda item: item[1])
     for row, (name, threshold) in enumerate(ordered):
         axes.axvline(threshold, color=INK, linewidth=1.0, linestyle="--")
-        # One height per line: thresholds often lie too close for their names to fit side by side.
+        # One height per line: thresholds often lie too close for their names to fit side by side. In the right
+        # half the name stands before its line, so that it does not leave the picture.
+        right = threshold > (low + high) / 2.0
         axes.annotate(
             f"{name} {threshold:.3f}",
             (threshold, 0.97 - 0.07 * row),
             xycoords=("data", "axes fraction"),
-            xytext=(4, 0),
+            xytext=(-4 if right else 4, 0),
             textcoords="offset points",
             fontsize=8,
+            ha="right" if right else "left",
             va="top",
             color=INK,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0},
