@@ -112,7 +112,7 @@ def _tiles(result: Mapping[str, Any]) -> str:
 
 
 def small(text: str) -> str:
-    return " style='font-size:17px;line-height:36px'" if len(text) > 8 else ""
+    return " style='font-size:15px;line-height:36px;white-space:nowrap'" if len(text) > 8 else ""
 
 
 def _card(pictures: Mapping[str, Path], name: str) -> str:
