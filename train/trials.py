@@ -145,7 +145,7 @@ def all_pairs(
         recordings: Speakers known.
         audio_sha256: Hash of the decoded audio of each; equal ones are copies, of which the first counts.
         within: Attributes (``source``, ``gender``) that the two of a different-speaker pair must share; a
-            pair of which one is unknown is left out.
+            pair of which one is unknown is left out. One that is unknown of all recordings asks nothing.
 
     Raises:
         ManifestError: There is no pair of one speaker, or none of two.
@@ -165,7 +165,7 @@ def all_pairs(
     enroll, test = (rows[side] for side in np.triu_indices(len(rows), 1))
     same = speaker[enroll] == speaker[test]
     fair = ~same | ~several[enroll] | (session[enroll] != session[test])
-    for field in within:
+    for field in stated(recordings, within):
         codes = _codes(recordings, field)
         known = np.array([getattr(r, field) != UNKNOWN for r in recordings], dtype=np.bool_)
         fair &= same | ((codes[enroll] == codes[test]) & known[enroll])
@@ -177,6 +177,11 @@ def all_pairs(
             different_speaker_pairs=int((~trials.genuine).sum()),
         )
     return trials
+
+
+def stated(recordings: Sequence[Recording], fields: Collection[str]) -> list[str]:
+    """Those of the attributes that at least one recording has."""
+    return [field for field in fields if any(getattr(r, field) != UNKNOWN for r in recordings)]
 
 
 def read_recordings(manifest: Path, root: Path | None = None) -> list[Recording]:

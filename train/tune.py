@@ -23,7 +23,7 @@ from train.evaluate import Scored, score_pairs
 from train.evaluate_embed import Embedded, embed_recordings
 from train.evaluate_gallery import COUNTS, build_gallery
 from train.evaluate_groups import duration_bins, duration_names
-from train.trials import Recording
+from train.trials import Recording, stated
 from voicevault.embedding import EmbeddingPipeline
 from voicevault.errors import RequestError
 from voicevault.scoring.calibration import Calibration, cllr, fit_calibration, min_cllr
@@ -247,7 +247,7 @@ def tune_recordings(
     facts = {
         **provenance,
         "engine": getattr(pipeline.encoder, "engine", None),
-        "impostors_share": list(within),
+        "impostors_share": stated(recordings, within),
         "skipped_recordings": skipped,
         **describe(scored.trials.recordings, scored.embedded),
     }

@@ -100,6 +100,11 @@ def test_all_pairs_are_each_pair_once_without_copies_and_without_one_session() -
     }
 
 
+def test_what_nobody_states_asks_nothing() -> None:
+    recordings = [Recording(f"{s}{i}", s) for s in "ab" for i in range(2)]
+    assert names(all_pairs(recordings, within=("source", "gender"))) == names(all_pairs(recordings))
+
+
 def test_two_pieces_of_one_recording_are_a_pair() -> None:
     pieces = [Recording("a", "a", part=(i, 3)) for i in range(3)] + [Recording("b", "b")]
     trials = all_pairs(pieces, ["a", "a", "a", "b"])
