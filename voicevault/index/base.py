@@ -100,6 +100,7 @@ class Base:
         self.position = segment.position
         count, parts, dim = int(segment.facts["vectors"]), int(segment.facts["parts"]), position.dim
         self.count = count
+        self._code_bytes = packed_bytes(ROWS, parts) // ROWS
         self.calibration = Calibration.of(segment.facts)
         for name in ("keys", "codes", "rotation", "centroids"):
             segment.verify(name)
@@ -196,6 +197,11 @@ class Base:
     @property
     def scrubbed(self) -> bool:
         return self._all_checked
+
+    @property
+    def code_bytes(self) -> int:
+        """Of one voiceprint: what a scan reads."""
+        return self._code_bytes
 
     @property
     def nbytes(self) -> int:
