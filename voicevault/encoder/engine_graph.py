@@ -15,10 +15,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import openvino
 import torch
 from numpy.typing import NDArray
-from openvino import PartialShape, opset13
 from torch import Tensor, nn
 
 from voicevault.encoder.ecapa import (
@@ -30,6 +28,7 @@ from voicevault.encoder.ecapa import (
     SERes2NetBlock,
     SqueezeExcitation,
 )
+from voicevault.encoder.quiet_openvino import openvino, opset13
 from voicevault.types import Float32Array
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -187,7 +186,7 @@ class EcapaGraph:
 
 
 def _parameter(shape: list[int], kind: Any, name: str) -> Any:
-    return opset13.parameter(PartialShape(shape), kind, name)
+    return opset13.parameter(openvino.PartialShape(shape), kind, name)
 
 
 def _array(x: Tensor) -> Float32Array:

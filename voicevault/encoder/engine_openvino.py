@@ -2,8 +2,6 @@
 
 A single recording has all cores for itself. Of several, each core takes one at a time: nothing is padded to the length of
 another, and the activations of one recording stay in the core's cache, which a batch's do not.
-
-Nothing here calls ``openvino.convert_model``, which reports its use over the network unless it is told not to.
 """
 
 from __future__ import annotations
@@ -18,13 +16,13 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-import openvino
 import torch
 
 from voicevault.cores import available_cores
 from voicevault.encoder.checkpoint import SpeakerModel
 from voicevault.encoder.engine import one_torch_thread
 from voicevault.encoder.engine_graph import EcapaGraph, Ranges, grid
+from voicevault.encoder.quiet_openvino import openvino
 from voicevault.types import SAMPLE_RATE, Float32Array
 
 IN_FLIGHT = 60 * SAMPLE_RATE
@@ -51,7 +49,7 @@ class OpenVinoEngine:
         self.name = "openvino" if ranges is None else "openvino-int8"
         self.threads = threads if threads is not None else available_cores()
         self._graph = EcapaGraph(model.network, ranges)
-        self._features = _Features(model, self._graph)
+        self._features = Features(model, self._graph)
         self._turn, self._building = Lock(), Lock()
         self._callers = 0
 
@@ -91,33 +89,33 @@ class OpenVinoEngine:
             rows[i] = future.result()
         return np.stack([row for row in rows if row is not None])
 
-    def _run(self, compiled: _Compiled, piece: Float32Array) -> Float32Array:
+    def _run(self, compiled: Compiled, piece: Float32Array) -> Float32Array:
         (rows,) = compiled.infer(self._features(piece)[1])
         row: Float32Array = rows[0]
         return row
 
     @cached_property
-    def _whole(self) -> _Compiled:
+    def _whole(self) -> Compiled:
         """All threads for one recording."""
-        return _Compiled(self._graph.model, self.threads, 1)
+        return Compiled(self._graph.model, self.threads, 1)
 
     @property
-    def _parallel(self) -> _Compiled:
+    def _parallel(self) -> Compiled:
         """One thread for each of several recordings."""
         with self._building:
             return self._compiled_parallel
 
     @cached_property
-    def _compiled_parallel(self) -> _Compiled:
+    def _compiled_parallel(self) -> Compiled:
         streams = max(self.threads, available_cores())
-        return _Compiled(self._graph.model, streams, streams)
+        return Compiled(self._graph.model, streams, streams)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         return ThreadPoolExecutor(self.threads, thread_name_prefix="embed")
 
 
-class _Compiled:
+class Compiled:
     """A compiled graph with as many requests as were ever needed at once."""
 
     def __init__(self, model: openvino.Model, threads: int, streams: int) -> None:
@@ -145,7 +143,7 @@ class _Compiled:
         return outputs
 
 
-class _Features:
+class Features:
     """A recording to the inputs of the graph."""
 
     def __init__(self, model: SpeakerModel, graph: EcapaGraph) -> None:
@@ -170,7 +168,7 @@ def observe(model: SpeakerModel, speech: Sequence[Float32Array]) -> dict[str, tu
     cost all others their precision, and a kind of recording that is rare would be cut off by a mean.
     """
     graph = EcapaGraph(model.network)
-    features, compiled = _Features(model, graph), _Compiled(graph.observer(), 1, 1)
+    features, compiled = Features(model, graph), Compiled(graph.observer(), 1, 1)
     lows, highs = dict.fromkeys(graph.points, 0.0), dict.fromkeys(graph.points, 0.0)
     for samples in speech:
         frames, inputs = features(samples)

@@ -1,0 +1,264 @@
+"""The engines: one embedding of a recording, whatever computes it, on how many threads, and whoever is in the batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import current_thread, get_ident
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from voicevault.encoder.checkpoint import SpeakerModel, save_checkpoint
+from voicevault.encoder.encoder import PIECE, WHOLE, ModelEncoder
+from voicevault.encoder.engine import one_torch_thread, open_engine
+from voicevault.encoder.engine_graph import grid
+from voicevault.encoder.engine_openvino import IN_FLIGHT, OpenVinoEngine
+from voicevault.encoder.engine_torch import PADDING, TorchEngine, batches
+from voicevault.errors import RequestError, SettingsError
+from voicevault.types import SAMPLE_RATE, Float32Array
+
+SmallModel = Callable[..., SpeakerModel]
+AssertEqual = Callable[[Tensor, Tensor], None]
+CPU = torch.device("cpu")
+
+
+def alone_in_torch(model: SpeakerModel, speech: list[Float32Array]) -> Tensor:
+    with torch.inference_mode():
+        return torch.cat([model(torch.from_numpy(samples)[None]) for samples in speech])
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_openvino_computes_what_torch_does(
+    stride: int, threads: int, small_model: SmallModel, speech: list[Float32Array], assert_equal: AssertEqual
+) -> None:
+    model = small_model(stride, seed=5)
+    shortest = speech[0][: model.minimum_samples]
+    recordings = [shortest, *speech]
+    engine = OpenVinoEngine(model, threads)
+    assert engine.name == "openvino"
+    expected = alone_in_torch(model, recordings)
+    together = engine.embed(recordings)
+    one_by_one = np.concatenate([engine.embed([samples]) for samples in recordings])
+    with engine.one_thread_per_call():
+        by_caller = engine.embed(recordings)
+    for found in (together, one_by_one, by_caller):
+        assert found.dtype == np.float32
+        assert_equal(torch.from_numpy(found), expected)
+
+
+def test_torch_batches_compute_what_single_recordings_do(
+    small_model: SmallModel, speech: list[Float32Array], assert_equal: AssertEqual
+) -> None:
+    model = small_model(2, seed=6)
+    recordings = [*speech, *[samples[: len(samples) * 98 // 100] for samples in speech]]
+    found = TorchEngine(model, CPU).embed(recordings)
+    assert_equal(torch.from_numpy(found), alone_in_torch(model, recordings))
+
+
+def test_the_engine_fits_model_and_device(small_model: SmallModel) -> None:
+    assert open_engine(small_model(), CPU, 1, None).name == "openvino"
+    assert open_engine(small_model(), CPU, 1, {"mfa.conv": (0.0, 1.0)}).name == "openvino-int8"
+    assert open_engine(small_model(), torch.device("meta"), None, None).name == "torch"
+
+
+def test_without_openvino_torch_takes_over(
+    small_model: SmallModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("voicevault.encoder.engine.find_spec", lambda name: None)
+    assert open_engine(small_model(), CPU, None, None).name == "torch"
+    assert "openvino is not installed" in caplog.text
+
+
+def test_calls_compute_on_their_own_threads(
+    small_model: SmallModel, speech: list[Float32Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On two threads: a lone recording in the caller's, several on two of the engine's, and calls take turns. On one, or
+    within `one_thread_per_call`: in the caller's, side by side."""
+    import voicevault.encoder.engine_openvino as module
+
+    seen: list[tuple[int, str, int]] = []
+    infer = module.Compiled.infer
+
+    def watched(self: Any, inputs: Any) -> Any:
+        seen.append((get_ident(), current_thread().name, torch.get_num_threads()))
+        return infer(self, inputs)
+
+    monkeypatch.setattr(module.Compiled, "infer", watched)
+    before = torch.get_num_threads()
+    wide, narrow = OpenVinoEngine(small_model(), 2), OpenVinoEngine(small_model(), 1)
+    wide.embed(speech[:1])
+    assert {place[0] for place in seen} == {get_ident()}
+    seen.clear()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: wide.embed(speech), range(4)))
+        assert len(seen) == 4 * len(speech)
+        assert all(name.startswith("embed") for _, name, _ in seen)
+        assert len({place for place, _, _ in seen}) <= 2
+        seen.clear()
+        narrow.embed(speech)
+        with wide.one_thread_per_call():
+            wide.embed(speech)
+    assert {place[0] for place in seen} == {get_ident()}
+    assert torch.get_num_threads() == before
+
+
+def test_torch_threads_are_put_back() -> None:
+    def fail() -> None:
+        with one_torch_thread():
+            assert torch.get_num_threads() == 1
+            raise ZeroDivisionError
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_grid_is_coarse_and_close() -> None:
+    frames = np.arange(1, 12_000)
+    padded = np.array([grid(int(n)) for n in frames])
+    assert (padded >= frames).all() and (np.diff(padded) >= 0).all()
+    assert len(set(padded.tolist())) < 200
+    long = frames >= 150
+    assert ((padded - frames)[long] / padded[long]).mean() < 0.04
+    assert ((padded - frames)[long] / padded[long]).max() < 0.1
+
+
+def test_batches_hold_little_padding(rng: np.random.Generator) -> None:
+    lengths = (SAMPLE_RATE * rng.gamma(2.0, 2.0, 500) + 5000).astype(int).tolist()
+    made = list(batches(lengths, 60 * SAMPLE_RATE))
+    assert sorted(i for batch in made for i in batch) == list(range(500))
+    for batch in made:
+        own = [lengths[i] for i in batch]
+        whole = len(own) * max(own)
+        assert len(own) == 1 or whole <= 60 * SAMPLE_RATE
+        assert sum(own) >= (1 - PADDING) * whole
+    assert len(made) < 100
+    assert list(batches([], 1)) == []
+    assert list(batches([5, 5, 5], 5)) == [[0], [1], [2]]
+
+
+@pytest.fixture(scope="module")
+def rng() -> np.random.Generator:
+    return np.random.default_rng(3)
+
+
+@pytest.fixture(scope="module")
+def folder(small_model: SmallModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("models") / "small"
+    save_checkpoint(small_model(2, seed=8), made)
+    return made
+
+
+def test_order_and_length_of_what_is_embedded(folder: Path, speech: list[Float32Array]) -> None:
+    encoder = ModelEncoder(folder, threads=2)
+    alone = np.concatenate([encoder.embed([samples]) for samples in speech])
+    np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1, atol=1e-6)
+    order = np.random.default_rng(1).permutation(len(speech))
+    np.testing.assert_allclose(encoder.embed([speech[i] for i in order]), alone[order], atol=1e-5)
+    assert encoder.embed([]).shape == (0, encoder.dim)
+    tiny = speech[3][:200]
+    np.testing.assert_allclose(
+        encoder.embed([tiny]), encoder.embed([np.resize(tiny, encoder._shortest)]), atol=1e-6
+    )
+    for wrong in (np.zeros(0, np.float32), np.zeros((2, 100), np.float32)):
+        with pytest.raises(RequestError):
+            encoder.embed([wrong])
+    read_only = speech[5].copy()
+    read_only.flags.writeable = False
+    np.testing.assert_allclose(encoder.embed([read_only]), alone[5:6], atol=1e-5)
+
+
+def test_a_long_recording_is_the_mean_of_its_pieces(folder: Path, speech: list[Float32Array]) -> None:
+    encoder = ModelEncoder(folder, threads=2)
+    long = np.resize(speech[-1], WHOLE + SAMPLE_RATE)
+    pieces = np.array_split(long, 3)
+    assert max(map(len, pieces)) <= PIECE
+    weights = np.array([[len(piece)] for piece in pieces])
+    mean = (encoder.embed(pieces) * weights).sum(axis=0)
+    np.testing.assert_allclose(encoder.embed([long])[0], mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_memory_does_not_grow_with_the_recording(
+    folder: Path, speech: list[Float32Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in the engine at a time is bounded by `IN_FLIGHT`, however long the recording and however many the threads."""
+    import voicevault.encoder.engine_openvino as module
+
+    monkeypatch.setattr(module, "IN_FLIGHT", 4 * SAMPLE_RATE)
+    most = running = 0
+    call = module.Features.__call__
+
+    def watched(self: Any, piece: Float32Array) -> Any:
+        nonlocal most, running
+        running += len(piece)
+        most = max(most, running)
+        try:
+            return call(self, piece)
+        finally:
+            running -= len(piece)
+
+    monkeypatch.setattr(module.Features, "__call__", watched)
+    monkeypatch.setattr("voicevault.encoder.encoder.WHOLE", 2 * SAMPLE_RATE)
+    monkeypatch.setattr("voicevault.encoder.encoder.PIECE", SAMPLE_RATE)
+    encoder = ModelEncoder(folder, threads=8)
+    encoder.embed([speech[-1]])
+    long = np.resize(speech[-1], 120 * SAMPLE_RATE)
+    tracemalloc.start()
+    encoder.embed([long])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert SAMPLE_RATE <= most <= 4 * SAMPLE_RATE
+    assert peak < long.nbytes / 2
+    assert IN_FLIGHT == 60 * SAMPLE_RATE
+
+
+def test_settings_that_cannot_be_met(folder: Path) -> None:
+    with pytest.raises(SettingsError, match="device"):
+        ModelEncoder(folder, device="nonsense")
+    with pytest.raises(SettingsError, match="quantize"):
+        ModelEncoder(folder, precision="int8")
+    with pytest.raises(SettingsError, match="fp32 or int8"):
+        ModelEncoder(folder, precision="fp7")
+
+
+def test_nothing_is_reported_to_anybody(folder: Path, tmp_path: Path) -> None:
+    """``import openvino`` alone would report itself over the network and write a client's id into the home folder."""
+    program = (
+        "import socket, sys\n"
+        "def refuse(*_): raise AssertionError('network')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "from pathlib import Path\n"
+        "import numpy as np\n"
+        "from voicevault.encoder import load_encoder\n"
+        "encoder = load_encoder(Path(sys.argv[1]), threads=1)\n"
+        "assert encoder.engine == 'openvino'\n"
+        "encoder.embed([np.random.default_rng(0).standard_normal(16000).astype(np.float32)])\n"
+        "assert not [name for name in sys.modules if name.startswith('openvino_telemetry')]\n"
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**os.environ, "HOME": str(home), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not any(home.rglob("*intel*")), "a client's id was written"
