@@ -71,7 +71,7 @@ def build_model(config: FitConfig, init: Path | None) -> SpeakerModel:
         # Its convolutions are kept as they are, as in the recipes it comes from; the transformer recomputes what
         # it would have to remember.
         wavlm.feature_extractor._freeze_parameters()
-        wavlm.gradient_checkpointing_enable()
+        wavlm.activation_checkpointing_enable()
     return SpeakerModel(
         ModelConfig(config.name, model.config.frontend, model.config.architecture), model.network
     )

@@ -25,7 +25,7 @@ Corpora = Annotated[
     ),
 ]
 Run = Annotated[
-    Path, typer.Option("--run", help="Folder of the run: state, TensorBoard; a second call resumes it")
+    Path, typer.Option("--run", "-o", help="Folder of the run: state, TensorBoard; a second call resumes it")
 ]
 DEFAULT_CORPORA = Path("../shared/corpora")
 
@@ -49,7 +49,7 @@ def fit(
 ) -> None:
     """Train, or go on with a training that was interrupted; ends with RUN/model, its thresholds and RUN/report.
 
-    Several processes: torchrun --nproc-per-node 2 -m train fit ...
+    Several processes: torchrun --nproc-per-node 2 -m train fit --config FILE -o RUN (torchrun takes --run for itself).
     """
     from train.config import read_config
     from train.distributed import processes

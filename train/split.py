@@ -37,7 +37,12 @@ def split_speakers(utterances: Sequence[Utterance], config: ValidationSection, s
         by_source[utterance.source][utterance.speaker].append(utterance)
     kept: set[str] = set()
     validation: list[Utterance] = []
-    for source, count in config.speakers.items():
+    counts = config.speakers or {
+        source: max(2, round(config.share * len(own))) for source, own in by_source.items() if len(own) > 3
+    }
+    if not counts:
+        raise ManifestError("no collection has the four speakers that it takes to keep two of them out")
+    for source, count in counts.items():
         speakers = by_source.get(source, {})
         usable = {
             s: heard for s, own in speakers.items() if len(heard := _recordings(own, config.pieces)) > 1

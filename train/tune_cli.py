@@ -19,7 +19,9 @@ from train.evaluate_cli import (
 )
 
 if TYPE_CHECKING:
-    from voicevault.scoring.policy import Policy
+    from collections.abc import Sequence
+
+    from voicevault.scoring.policy import Policy, PolicyRow
 
 
 def tune(
@@ -67,7 +69,7 @@ def tune(
     from train.evaluate_embed import load_pipeline, model_folder
     from train.evaluate_report import threshold_lines
     from train.trials import read_recordings
-    from train.tune import POLICY_FILE, fit_policy, tune_recordings
+    from train.tune import POLICY_FILE, fit_policy, save_policy, tune_recordings
     from train.tune_speakers import draw_cohort, manifest_digest, training_speakers
     from voicevault.encoder.lazy import read_identity
     from voicevault.errors import ModelMismatchError, RequestError
@@ -90,7 +92,7 @@ def tune(
         facts: dict[str, Any] = {"speakers_from": scores.name, "scores_sha256": manifest_digest(scores)}
         policy = fit_policy(identity.model_id, values, genuine, pairs, provenance=facts, prior=prior)
         folder.mkdir(parents=True, exist_ok=True)
-        policy.save(target / POLICY_FILE)
+        save_policy(policy, target)
     else:
         cohort_from, shares, cohort_root = [], dict[str, float](), corpora
         if config is not None:
@@ -135,14 +137,20 @@ def tune(
 def _print_policy(policy: Policy, target: Path) -> None:
     facts = policy.provenance
     print(f"{facts['trials']:,} trials of {facts['speakers']:,} speakers, from {facts['speakers_from']}")
-    for group, rows in {"": policy.thresholds, **policy.groups}.items():
-        if group:
-            print(f"{group}: {rows[0].genuine_trials:,} genuine, {rows[0].impostor_trials:,} impostor trials")
-        for row in rows:
-            shown = f"{row.threshold:.3f}" if row.threshold is not None else "-"
-            missed = f"{row.fnmr:.2%}" if row.fnmr is not None else "-"
-            line = f"  {row.name:12} FMR {row.fmr:<8.3%} threshold {shown:7} FNMR {missed:8}"
-            print(f"{line} {row.reason or ''}".rstrip())
+    _print_rows(policy.thresholds)
+    if all(row.threshold is None for row in policy.thresholds):
+        print("  no threshold: about 25 speakers are needed at FMR 10 %, 80 at 1 % and 250 at 0.1 %")
+    for group, rows in policy.groups.items():
+        supported = [row for row in rows if row.threshold is not None]
+        left = (
+            f", {len(rows) - len(supported)} rows that too few errors support"
+            if len(supported) < len(rows)
+            else ""
+        )
+        print(
+            f"{group}: {rows[0].genuine_trials:,} genuine, {rows[0].impostor_trials:,} impostor trials{left}"
+        )
+        _print_rows(supported)
     worth = facts["calibration"]
     if "held_out_cllr_after" in worth:
         print(
@@ -157,3 +165,11 @@ def _print_policy(policy: Policy, target: Path) -> None:
             f" of {norm['cohort']} speakers"
         )
     print(f"written to {target}")
+
+
+def _print_rows(rows: Sequence[PolicyRow]) -> None:
+    for row in rows:
+        shown = f"{row.threshold:.3f}" if row.threshold is not None else "-"
+        missed = f"{row.fnmr:.2%}" if row.fnmr is not None else "-"
+        line = f"  {row.name:12} FMR {row.fmr:<8.3%} threshold {shown:7} FNMR {missed:8}"
+        print(f"{line} {row.reason or ''}".rstrip())

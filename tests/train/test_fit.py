@@ -1,0 +1,202 @@
+"""The loop: killed and resumed, the same weights twice, early stop, fine-tuning, and two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from train.config import FitConfig, read_config
+from train.distributed import Processes
+from train.fit import STATE_FILE, Fit
+from voicevault.encoder import load_encoder
+from voicevault.encoder.checkpoint import load_checkpoint
+from voicevault.errors import CheckpointError
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def changed(config: FitConfig, section: str, **values: object) -> FitConfig:
+    part = getattr(config, section).model_copy(update=values)
+    return config.model_copy(update={section: part})
+
+
+def fit(config: FitConfig, corpus: Path, run: Path, cache: Path, **options: object) -> Fit:
+    return Fit(config, corpus, run, cache, say=lambda line: None, **options)  # type: ignore[arg-type]
+
+
+def weights(training: Fit) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in training.average.state_dict().items()}
+
+
+def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert not different
+
+
+def test_a_training_is_the_same_twice_and_when_it_was_stopped(
+    corpus: Path, config_file: Path, tmp_path: Path, cache: Path
+) -> None:
+    config = read_config(config_file)
+    whole = fit(config, corpus, tmp_path / "whole", cache)
+    start = weights(whole)
+    whole.run()
+    assert whole.step == config.optimiser.steps
+    assert any(not torch.equal(value, start[name]) for name, value in weights(whole).items())
+
+    stopped = fit(config, corpus, tmp_path / "stopped", cache)
+    for step, (waveforms, labels) in enumerate(stopped.batches.after(0, lambda: False)):
+        if step == 5:
+            break
+        stopped.train_step(stopped.objective, waveforms, labels)
+        stopped.step += 1
+    stopped.save()
+    # Steps after the last checkpoint are lost in a kill, and made again.
+    stopped.train_step(stopped.objective, *stopped.batches.make(5))
+
+    resumed = fit(config, corpus, tmp_path / "stopped", cache)
+    assert resumed.step == 5
+    resumed.run()
+    assert_equal(weights(resumed), weights(whole))
+
+    exported = whole.export(tmp_path / "model")
+    encoder = load_encoder(tmp_path / "model")
+    assert encoder.model_id == exported
+    facts = json.loads((tmp_path / "whole" / "provenance.json").read_text(encoding="utf-8"))
+    assert facts["data_sha256"] == whole.corpus.cache.digest
+    assert facts["config"]["seed"] == 3
+
+
+def test_a_killed_training_goes_on(corpus: Path, config_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    text = config_file.read_text(encoding="utf-8").replace("steps = 12", "steps = 400")
+    config_file.write_text(text.replace("every_steps = 4", "every_steps = 5"), encoding="utf-8")
+    command = [sys.executable, "-c", (
+        "import train.fit as f; f.CHECKPOINT_SECONDS = 0.2; from train.__main__ import main; main()"
+    ), "fit", "--config", str(config_file), "--corpora", str(corpus), "--run", str(run), "--no-report"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    end = time.monotonic() + 240
+    while not (run / STATE_FILE).exists():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.stderr is not None
+    process.stderr.close()
+    resumed = fit(read_config(config_file), corpus, run, tmp_path / "cache")
+    assert 0 < resumed.step < 400
+
+
+def test_another_config_does_not_continue_a_run(
+    corpus: Path, config_file: Path, tmp_path: Path, cache: Path
+) -> None:
+    config = read_config(config_file)
+    fit(config, corpus, tmp_path / "run", cache).save()
+    with pytest.raises(CheckpointError, match="another config"):
+        fit(changed(config, "optimiser", learning_rate=0.1), corpus, tmp_path / "run", cache)
+    (tmp_path / "run" / STATE_FILE).write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match="does not fit"):
+        fit(config, corpus, tmp_path / "run", cache)
+
+
+def test_training_ends_early_where_validation_gets_no_better(
+    corpus: Path, config_file: Path, tmp_path: Path, cache: Path
+) -> None:
+    config = changed(read_config(config_file), "validation", patience=1, every_steps=1)
+    # With no learning nothing gets better after the first validation.
+    config = changed(config, "optimiser", learning_rate=1e-12, steps=50)
+    training = fit(config, corpus, tmp_path / "run", cache)
+    training.run()
+    assert training.step <= 3
+
+
+def test_fine_tuning_starts_from_the_given_model(
+    corpus: Path, config_file: Path, tmp_path: Path, cache: Path, tiny_model: Path
+) -> None:
+    training = fit(read_config(config_file), corpus, tmp_path / "run", cache, init=tiny_model)
+    given, _ = load_checkpoint(tiny_model)
+    assert_equal(dict(training.objective.model.network.state_dict()), dict(given.network.state_dict()))
+    training.run()
+    identity = training.export(tmp_path / "model", half=False)
+    model, found = load_checkpoint(tmp_path / "model")
+    assert found == identity
+    assert model.config.architecture == given.config.architecture
+    assert model.config.name == "small"
+
+
+def test_wavlm_is_fine_tuned_below_its_frozen_convolutions(
+    corpus: Path, config_file: Path, tmp_path: Path, cache: Path
+) -> None:
+    from voicevault.encoder.checkpoint import ModelConfig, SpeakerModel, save_checkpoint
+    from voicevault.encoder.waveform import WaveformConfig
+    from voicevault.encoder.wavlm import WavLMConfig
+
+    architecture = WavLMConfig(
+        embedding=16, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        conv_dim=(16,) * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, num_buckets=16,
+        max_bucket_distance=64, use_weighted_layer_sum=True, tdnn_dim=(16, 16, 16, 16, 24),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = SpeakerModel(ModelConfig("wavlm", WaveformConfig(), architecture))
+    save_checkpoint(model, tmp_path / "wavlm")
+    config = changed(read_config(config_file), "optimiser", steps=2, layer_decay=0.5)
+    training = fit(config, corpus, tmp_path / "run", cache, init=tmp_path / "wavlm")
+    scales = {group["scale"] for group in training.optimiser.param_groups}
+    assert scales == {1.0, 0.5, 0.25, 0.125}
+    before = weights(training)
+    training.run()
+    moved = {name for name, value in weights(training).items() if not torch.equal(value, before[name])}
+    assert not any("feature_extractor.conv_layers" in name for name in moved)
+    assert "network.layer_weights" in moved
+    assert any("encoder.layers.0" in name for name in moved)
+
+
+@pytest.mark.parametrize("ranks", [2])
+def test_two_processes_train_one_model(corpus: Path, config_file: Path, tmp_path: Path, ranks: int) -> None:
+    text = config_file.read_text(encoding="utf-8").replace("steps = 12", "steps = 3")
+    config_file.write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command += ["-m", "train", "fit", "--config", str(config_file), "--corpora", str(corpus), "--no-report"]
+    run = tmp_path / "run"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [*command, "-o", str(run)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    state = load_file(run / STATE_FILE)
+    assert any(name.startswith("objective/") for name in state)
+    # The two draw different batches, so the weights are not those of one process alone.
+    alone = fit(read_config(config_file), corpus, tmp_path / "alone", tmp_path / "cache")
+    alone.run()
+    one = {f"average/{name}": value for name, value in alone.average.state_dict().items()}
+    assert any(not torch.equal(state[name], value) for name, value in one.items())
+
+
+def test_processes_draw_different_batches(
+    corpus: Path, config_file: Path, tmp_path: Path, cache: Path
+) -> None:
+    training = fit(read_config(config_file), corpus, tmp_path / "run", cache)
+    batches = training.batches
+    first, labels = batches.make(7)
+    again, _ = batches.make(7)
+    assert torch.equal(first, again)
+    assert torch.equal(labels[: len(labels) // 2], labels[len(labels) // 2 :])
+    batches.rank, batches.world = 1, 2
+    other, _ = batches.make(7)
+    assert other.shape == first.shape
+    assert not torch.equal(first, other)
+    assert Processes(1, 2).first is False
