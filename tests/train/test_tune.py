@@ -161,6 +161,17 @@ def test_a_scores_file_tunes_as_its_recordings_do_and_only_its_own_model(
     assert isinstance(refused.exception, ModelMismatchError)
 
 
+def test_thresholds_are_not_replaced_by_none(tiny_model: Path, corpus: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    before = (folder / "policy.json").read_bytes()
+    arguments = ["tune", "--model", str(folder), "--manifest", str(corpus / "train.tsv"), "--workers", "0"]
+    run = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
+    assert isinstance(run.exception, RequestError)
+    assert "they are kept" in run.exception.message
+    assert (folder / "policy.json").read_bytes() == before
+
+
 def test_what_cannot_be_asked_is_refused_at_once(model: Path, corpus: Path) -> None:
     manifest = str(corpus / "train.tsv")
     for arguments, message in (
