@@ -90,3 +90,29 @@ def test_pull_without_a_network(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     error = json.loads(told.out)["error"]
     assert error["code"] == "HUB_UNAVAILABLE"
     assert "voicevault models import FOLDER" in error["message"] and "127.0.0.1" in error["message"]
+
+
+def test_quantize_and_bench(run: Run, tiny_model: Path, ada: list[Path], tmp_path: Path) -> None:
+    run("models", "import", tiny_model, "--name", "small")
+    speech = tmp_path / "speech"
+    speech.mkdir()
+    (speech / "notes.txt").write_text("no recording")
+    for place, file in enumerate([*ada, *ada]):
+        (speech / f"{place}{file.suffix}").write_bytes(file.read_bytes())
+        if place == 2:
+            few = run("models", "quantize", "small", "--calibration", speech)
+            assert few.code == 2 and "3 recordings with speech are too few" in few.err
+    before = run("models", "bench", "small", "--repeats", "1", "--json").json["milliseconds"]
+    assert {line["what"] for line in before} == {"speech detection", "embedding, openvino"}
+    made = run("models", "quantize", "small", "--calibration", speech, "--json")
+    assert made.code == 0 and "notes.txt" in made.err
+    assert made.json["recordings"] == 12 and 0.9 < made.json["cosine_min"] < 1
+    after = run("models", "bench", "small", "--repeats", "1", "--json").json["milliseconds"]
+    assert {line["what"] for line in after} > {line["what"] for line in before}
+    assert all(value > 0 for line in after for name, value in line.items() if name != "what")
+    assert run("enroll", "ada", ada[0], "--model", "small", "--precision", "int8").code == 0
+    own = run(
+        "verify", "ada", ada[0], "--model", "small", "--precision", "fp32", "--threshold", "0.5", "--json"
+    )
+    assert 0.9 < own.json["score"] < 1, "the two precisions meet in one collection, and are not the same"
+    assert "[MODEL_NOT_FOUND]" in run("models", "quantize", "nobody", "--calibration", speech).err

@@ -1,4 +1,4 @@
-"""``models list | show | import | pull``: the networks that turn voices into embeddings."""
+"""``models list | show | import | pull | quantize | bench``: the networks that turn voices into embeddings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from voicevault.cli import render
 from voicevault.cli.command import Session, add_command, add_group
+from voicevault.cli.model_speed import bench, quantize
 from voicevault.errors import ModelNotFoundError, RequestError
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def register(app: typer.Typer) -> None:
     add_command(group, "show", show)
     add_command(group, "import", import_)
     add_command(group, "pull", pull)
+    add_command(group, "quantize", quantize)
+    add_command(group, "bench", bench, shows=("threads", "device"))
 
 
 def list_models(session: Session) -> None:
