@@ -97,6 +97,8 @@ class Embedding:
     audio_sha256: str
     timing: Mapping[str, float] = field(default_factory=dict)
     """Seconds spent per stage: decode, speech, embed."""
+    audio: bytes | None = None
+    """The speech that was embedded, as FLAC, where it is to be kept."""
 
 
 # --- the gallery -----------------------------------------------------------------------------------------------------
@@ -104,7 +106,8 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """A gallery bound to one model. `generation` counts its committed writes."""
+    """A gallery bound to one model. `generation` counts its committed writes; `keeps_audio` says whether the speech of
+    enrollments is kept, for a change of the model."""
 
     name: str
     uuid: str
@@ -113,6 +116,7 @@ class Collection:
     generation: int
     speakers: int
     created: datetime
+    keeps_audio: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +316,28 @@ class Identification:
     collection: str
     generation: int
     timing: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarPair:
+    """Two speakers of one collection whose voiceprints score `score`; `name` and `other_name` where they have one."""
+
+    score: float
+    speaker_id: str
+    name: str | None
+    other_id: str
+    other_name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Pairs of speakers at or above the threshold, best first; at most as many as were asked for."""
+
+    pairs: tuple[SimilarPair, ...]
+    threshold: Threshold
+    gallery: int
+    collection: str
+    generation: int
 
 
 class DuplicatePolicy(StrEnum):

@@ -15,9 +15,11 @@ import numpy as np
 from voicevault.catalogue import Catalogue, Model
 from voicevault.errors import (
     CollectionNotFoundError,
+    EnrollmentNotFoundError,
     IndexUnavailableError,
     ModelMismatchError,
     RequestError,
+    SpeakerNotFoundError,
 )
 from voicevault.gallery import Galleries
 from voicevault.scoring.decide import identification_threshold, verification_threshold
@@ -29,6 +31,7 @@ from voicevault.types import (
     Candidate,
     Collection,
     DuplicatePolicy,
+    Duplicates,
     Embedding,
     Enrollment,
     GalleryPosition,
@@ -36,12 +39,14 @@ from voicevault.types import (
     ImportSummary,
     ManifestRow,
     RowOutcome,
+    SimilarPair,
     Speaker,
     Verification,
 )
 
 if TYPE_CHECKING:
     from voicevault.embedding import EmbeddingPipeline
+    from voicevault.migration import Migration
 
 DEFAULT_COLLECTION = "default"
 _PAGE = 1000
@@ -106,10 +111,14 @@ class Vault:
     def collection(self, name: str = DEFAULT_COLLECTION) -> Collection:
         return self._store.collection(name)
 
-    def create_collection(self, name: str, model: str | None = None) -> Collection:
+    def create_collection(
+        self, name: str, model: str | None = None, *, keep_audio: bool = False
+    ) -> Collection:
         """An empty collection.
 
         Args:
+            keep_audio: Whether the speech of enrollments is kept, in the database, so that a change of the model
+                needs no new enrollments. Whoever may read the database can listen to it.
             model: The model that it is bound to: a name in ``HOME/models`` or the start of a model_id, of 8
                 digits at least; None is this vault's own.
 
@@ -117,10 +126,41 @@ class Vault:
             CollectionExistsError, ModelNotFoundError, CheckpointError.
         """
         chosen = self._catalogue.named(model)
-        made = self._store.create_collection(name, chosen.model_id, chosen.dim)
+        made = self._store.create_collection(name, chosen.model_id, chosen.dim, keeps_audio=keep_audio)
         if chosen is self._catalogue.default:
             self._catalogue.keep_default()
         return made
+
+    def migrate(
+        self,
+        collection: str,
+        model: str,
+        *,
+        switch: bool = True,
+        leave_out: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Migration:
+        """Changes the model of a collection: embeds the speech that it kept again, and exchanges it for the result.
+
+        The collection answers as before until then, and stays as ``NAME@...`` of its former model. To go back is to
+        migrate to that model: what was enrolled and forgotten since is done there too.
+
+        Args:
+            model: As in `create_collection`.
+            switch: Whether to exchange them; else all is made ready and measured, and a second call does it.
+            leave_out: Whether to go on without the enrollments whose speech was not kept.
+            progress: Called with how many recordings are embedded, and of how many.
+
+        Raises:
+            AudioNotKeptError: Some speech was not kept; it names who must enroll again.
+            ModelNotFoundError, RequestError, CollectionExistsError, DatabaseBusyError.
+        """
+        from voicevault.migration import migrate
+
+        chosen = self._catalogue.named(model)
+        if chosen is self._catalogue.default:
+            self._catalogue.keep_default()
+        return migrate(self._store, collection, chosen, switch=switch, leave_out=leave_out, progress=progress)
 
     def delete_collection(self, name: str) -> None:
         """Deletes it with all its speakers."""
@@ -183,14 +223,31 @@ class Vault:
     ) -> None:
         """Deletes a speaker with everything known of them, or one enrollment (the speaker then stays).
 
+        What a change of the model left of the collection forgets the same.
+
         Raises:
             SpeakerNotFoundError, EnrollmentNotFoundError.
         """
+        twin = self._store.twin_of(collection)
+        sources = {
+            one.source_sha256
+            for one in self.enrollments(speaker_id, collection=collection)
+            if one.id == enrollment_id
+        }
         if enrollment_id is None:
             self._store.forget_speaker(collection, speaker_id)
         else:
             self._store.forget_enrollment(collection, speaker_id, enrollment_id)
         self._galleries.forget(collection)
+        if twin is None:
+            return
+        with suppress(SpeakerNotFoundError, EnrollmentNotFoundError, CollectionNotFoundError):
+            if enrollment_id is None:
+                self._store.forget_speaker(twin, speaker_id)
+            for one in self.enrollments(speaker_id, collection=twin) if enrollment_id is not None else ():
+                if one.source_sha256 in sources:
+                    self._store.forget_enrollment(twin, speaker_id, one.id)
+            self._galleries.forget(twin)
 
     # --- enrollment --------------------------------------------------------------------------------------
 
@@ -224,8 +281,12 @@ class Vault:
             self._store.speaker(collection, speaker_id)
         if source_name is None and isinstance(recording, str | Path):
             source_name = Path(recording).name
-        needed = self._settings.min_enroll_speech
-        embedding = model.pipeline.embed_one(recording, min_speech=needed, channel=channel)
+        embedding = model.pipeline.embed_one(
+            recording,
+            min_speech=self._settings.min_enroll_speech,
+            channel=channel,
+            keep_audio=self._store.keeps_audio(collection),
+        )
         return self._store.add_enrollment(
             collection, speaker_id, embedding, source_name, create_speaker=create, policy=duplicates
         )
@@ -392,6 +453,44 @@ class Vault:
             generation=found.generation,
             timing={**embedding.timing, "search": end - embedded, "total": end - start},
         )
+
+    def duplicates(
+        self,
+        *,
+        collection: str = DEFAULT_COLLECTION,
+        threshold: float | None = None,
+        fmr: float | None = None,
+        most: int = 1000,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Duplicates:
+        """Speakers who may be one person: every voiceprint compared with every other, exactly.
+
+        The gallery is read into memory; the time grows with the square of its size (100,000: some ten seconds).
+
+        Args:
+            threshold: Cosine from which a pair is named.
+            fmr: Or the false match rate of one comparison; by default as for `identify`.
+            most: At most so many pairs, the best; at least 1.
+            progress: Told how much is done, and of how much.
+
+        Raises:
+            NoThresholdError, RequestError.
+        """
+        from voicevault.index.pairs import similar_pairs
+
+        model = self._model_of(collection)
+        identification_threshold(model.policy, 1, threshold, fmr)  # refused before the work
+        position, keys, vectors = self._store.snapshot(collection)
+        _check_model(position, model, collection)
+        decided_by = identification_threshold(model.policy, len(keys), threshold, fmr)
+        pairs, scores = similar_pairs(keys, vectors, decided_by.value, most, progress)
+        names = self._store.names_of(collection, pairs.reshape(-1).tolist())
+        found = tuple(
+            SimilarPair(score, *names[left], *names[right])
+            for (left, right), score in zip(pairs.tolist(), scores.tolist(), strict=True)
+            if left in names and right in names  # forgotten meanwhile
+        )
+        return Duplicates(found, decided_by, len(keys), collection, position.generation)
 
     # --- the vault itself --------------------------------------------------------------------------------
 

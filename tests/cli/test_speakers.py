@@ -59,3 +59,21 @@ def test_a_speaker_is_known_in_its_collection_alone(enrolled: Run, ada: list[Pat
     assert enrolled("speakers", "show", "ada", "-c", "other").code == 4
     assert enrolled("enroll", "cy", ada[2], "-c", "other").code == 0
     assert enrolled("speakers", "show", "cy").code == 4
+
+
+def test_duplicates(enrolled: Run, ada: list[Path]) -> None:
+    assert enrolled("enroll", "ada-again", ada[0], ada[1]).code == 0
+    found = enrolled("speakers", "duplicates", "--threshold", "0.9999", "--json").json
+    assert [(pair["speaker_id"], pair["other_id"]) for pair in found["pairs"]] == [("ada", "ada-again")]
+    assert found["pairs"][0]["score"] == pytest.approx(1, abs=1e-4)
+    assert found["gallery"] == 3
+    table = enrolled("speakers", "duplicates", "--threshold", "0.9999").out
+    assert "ada-again" in table and "bob" not in table
+    everybody = enrolled("speakers", "duplicates", "--threshold", "-1", "--json").json["pairs"]
+    assert len(everybody) == 3
+    assert (
+        len(enrolled("speakers", "duplicates", "--threshold", "-1", "--limit", "2", "--json").json["pairs"])
+        == 2
+    )
+    assert enrolled("speakers", "forget", "ada-again", "--yes").code == 0
+    assert "No two of the 2 speakers" in enrolled("speakers", "duplicates", "--threshold", "0.99999").out

@@ -1,4 +1,4 @@
-"""``speakers list | show | forget``: who is enrolled."""
+"""``speakers list | show | forget | duplicates``: who is enrolled."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import typer
 
 from voicevault.cli import render
 from voicevault.cli.command import CollectionOption, Session, YesOption, add_command, add_group
+from voicevault.cli.duplicates import duplicates
 
 SpeakerArgument = Annotated[
     str, typer.Argument(metavar="SPEAKER", help="The speaker's id.", show_default=False)
@@ -15,10 +16,11 @@ SpeakerArgument = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    group = add_group(app, "speakers", "List, show and forget speakers.")
+    group = add_group(app, "speakers", "List, show, compare and forget speakers.")
     add_command(group, "list", list_speakers)
     add_command(group, "show", show)
     add_command(group, "forget", forget)
+    add_command(group, "duplicates", duplicates)
 
 
 def list_speakers(

@@ -3,6 +3,7 @@
 from voicevault.index.base import Base, BuildStoppedError, can_compress, write_base
 from voicevault.index.compressed import CompressedIndex
 from voicevault.index.flat import FlatIndex
+from voicevault.index.pairs import similar_pairs
 from voicevault.index.segment import claim
 from voicevault.index.snapshot import SnapshotRejected
 
@@ -14,5 +15,6 @@ __all__ = [
     "SnapshotRejected",
     "can_compress",
     "claim",
+    "similar_pairs",
     "write_base",
 ]
