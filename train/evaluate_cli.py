@@ -180,6 +180,8 @@ def _print_result(result: dict[str, Any], folder: Path) -> None:
     if result["contradictory_labels"]:
         print(f"contradictory labels {result['contradictory_labels']:,}: check the list")
     print(f"EER                  {result['eer']:.2%} at {result['eer_threshold']:.3f}{between}")
+    if "no_interval" in result:
+        print(f"                     no interval: {result['no_interval']}")
     for cost in result.get("costs", ()):
         name = f"minDCF({cost['p_target']:g}" + (
             f",{cost['c_miss']:g},{cost['c_fa']:g})" if (cost["c_miss"], cost["c_fa"]) != (1.0, 1.0) else ")"

@@ -19,6 +19,7 @@ from voicevault.types import Int64Array
 DURATION_EDGES = (0.0, 1.0, 2.0, 4.0, 8.0, float("inf"))
 """Seconds of net speech in the shorter recording of a trial."""
 POINTS = (CostPoint(0.01), CostPoint(0.05))
+NO_ERRORS = "no error among these trials, so none in any draw of their speakers: more speakers are needed"
 Mask = NDArray[np.bool_]
 
 
@@ -99,6 +100,8 @@ def rates(
     for point in POINTS:
         row[cost_name(point)] = min_dcf(scores, genuine, p_target=point.p_target)
     try:
+        if rate == 0.0:
+            raise RequestError(NO_ERRORS)
         if speakers is not None:
             row["eer_interval"] = list(
                 speaker_intervals(scores, genuine, speakers, replicates=replicates).eer

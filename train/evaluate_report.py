@@ -12,7 +12,7 @@ import numpy as np
 from train.embedding_cache import EmbeddingCache
 from train.evaluate import Scored, measure
 from train.evaluate_gallery import enrollment_table, identification_result
-from train.evaluate_groups import cost_name, group_table, rates
+from train.evaluate_groups import NO_ERRORS, cost_name, group_table, rates
 from train.trials import contradictions
 from voicevault.embedding import EmbeddingPipeline
 from voicevault.errors import RequestError
@@ -72,6 +72,8 @@ def analyse(
     try:
         if speakers is None:
             raise RequestError("labels contradict the speakers")
+        if result["eer"] == 0.0:
+            raise RequestError(NO_ERRORS)
         found = speaker_intervals(scores, genuine, speakers, points=points, replicates=replicates)
         result["eer_interval"], ends = list(found.eer), found.min_dcf
     except RequestError as error:

@@ -290,4 +290,6 @@ def _data(result: Mapping[str, Any]) -> str:
         ("Labels that the speakers contradict", f"{result['contradictory_labels']:,}"),
     ]
     note = escape(result["interpolation"])
+    if "no_interval" in result:
+        note += f"<br>No interval: {escape(result['no_interval'])}."
     return f"<h2>What was measured</h2>{table(('', 'Count'), rows)}<p class='soft'>{note}</p>"
