@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from voicevault.encoder.frontend import squared
 from voicevault.types import SAMPLE_RATE
 
 
@@ -107,7 +108,7 @@ class SpeechBrainFbank(nn.Module):
             pad_mode="constant",
             return_complex=True,
         )
-        power = torch.view_as_real(spectrum).square().sum(-1).transpose(1, 2)
+        power = squared(spectrum).transpose(1, 2)
         decibels = 10.0 * (power @ self.filters).clamp(min=self.FLOOR).log10().transpose(1, 2)
         if lengths is None:
             features = torch.maximum(decibels, decibels.amax((1, 2), keepdim=True) - c.top_db)
