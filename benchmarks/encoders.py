@@ -159,13 +159,13 @@ def _default_model(folder: Path, waveforms: Sequence[Float32Array]) -> dict[str,
 
     from voicevault.encoder.checkpoint import load_checkpoint
     from voicevault.encoder.encoder import ModelEncoder
-    from voicevault.encoder.engine import one_torch_thread
+    from voicevault.encoder.engine import torch_threads
     from voicevault.encoder.engine_torch import TorchEngine
 
     plain = TorchEngine(load_checkpoint(folder)[0], torch.device("cpu"))
 
     def in_torch() -> object:
-        with one_torch_thread():
+        with torch_threads(1):
             return plain.embed(waveforms)
 
     return {"engine": partial(ModelEncoder(folder, threads=1).embed, waveforms), "torch": in_torch}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from voicevault.encoder.checkpoint import SpeakerModel, save_checkpoint
 from voicevault.encoder.encoder import PIECE, WHOLE, ModelEncoder
-from voicevault.encoder.engine import one_torch_thread, open_engine
+from voicevault.encoder.engine import open_engine, torch_threads
 from voicevault.encoder.engine_graph import grid
 from voicevault.encoder.engine_openvino import IN_FLIGHT, OpenVinoEngine
 from voicevault.encoder.engine_torch import PADDING, TorchEngine, batches
@@ -114,7 +114,7 @@ def test_calls_compute_on_their_own_threads(
 
 def test_torch_threads_are_put_back() -> None:
     def fail() -> None:
-        with one_torch_thread():
+        with torch_threads(1):
             assert torch.get_num_threads() == 1
             raise ZeroDivisionError
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from voicevault.encoder.checkpoint import load_checkpoint
-from voicevault.encoder.engine import open_engine
+from voicevault.encoder.engine import open_engine, torch_threads
 from voicevault.encoder.variants import FP32, load_ranges
 from voicevault.errors import RequestError, SettingsError
 from voicevault.types import SAMPLE_RATE, Float32Array
@@ -45,7 +45,8 @@ class ModelEncoder:
     def __init__(
         self, folder: Path, *, threads: int | None = None, device: str = "cpu", precision: str | None = None
     ) -> None:
-        model, self._model_id = load_checkpoint(folder)
+        with torch_threads(threads):  # which ONNX Runtime keeps
+            model, self._model_id = load_checkpoint(folder)
         try:
             target = torch.device(device)
             model.to(target)

@@ -61,13 +61,13 @@ def open_engine(
 
 
 @contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Torch computes on the calling thread alone. Its number of threads is put back."""
+def torch_threads(count: int | None) -> Iterator[None]:
+    """What the calling thread does inside, torch computes on so many threads; the number is put back. None changes nothing."""
     before = torch.get_num_threads()
-    if before == 1:
+    if count is None or count == before:
         yield
         return
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ import torch
 
 from voicevault.cores import available_cores
 from voicevault.encoder.checkpoint import SpeakerModel
-from voicevault.encoder.engine import one_torch_thread
+from voicevault.encoder.engine import torch_threads
 from voicevault.encoder.engine_graph import EcapaGraph, Ranges, grid
 from voicevault.encoder.quiet_openvino import openvino
 from voicevault.types import SAMPLE_RATE, Float32Array
@@ -152,7 +152,7 @@ class Features:
 
     def __call__(self, piece: Float32Array) -> tuple[int, list[Any]]:
         """float32 [n] -> frames, and features and positions for that many."""
-        with one_torch_thread(), torch.inference_mode():
+        with torch_threads(1), torch.inference_mode():
             samples = torch.from_numpy(np.require(piece, np.float32, ["C", "W"]))
             features = self._frontend(samples[None])[0].numpy()
         frames = features.shape[2]

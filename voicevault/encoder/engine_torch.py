@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from voicevault.encoder.checkpoint import SpeakerModel
-from voicevault.encoder.engine import one_torch_thread
+from voicevault.encoder.engine import torch_threads
 from voicevault.types import SAMPLE_RATE, Float32Array
 
 BATCH = 60 * SAMPLE_RATE
@@ -45,7 +45,7 @@ class TorchEngine:
     @contextmanager
     def one_thread_per_call(self) -> Iterator[None]:
         """See `types.Encoder`. The number of torch's threads belongs to the process."""
-        with one_torch_thread():
+        with torch_threads(1):
             yield
 
     def _forward(self, batch: Sequence[Float32Array]) -> Float32Array:
