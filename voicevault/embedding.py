@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from voicevault.audio import AudioLimits, SpeechDetector, decode
+from voicevault.audio.encoding import to_flac
 from voicevault.audio.level import normalise
 from voicevault.audio.quality import measure, speech_mask
 from voicevault.errors import NotEnoughSpeechError, VoicevaultError
@@ -103,13 +104,14 @@ class EmbeddingPipeline:
         *,
         min_speech: float | None,
         whole_below: float = WHOLE_BELOW,
+        keep_audio: bool = False,
     ) -> list[Embedding]:
         """Embed the speech of prepared recordings in one batch, order kept.
 
         Args:
             min_speech: Seconds of net speech that each must have. None refuses nothing: a recording with less
-            speech
-                than `whole_below` is then embedded whole.
+                speech than `whole_below` is then embedded whole.
+            keep_audio: Whether each embedding carries the speech that it was made of.
 
         Raises:
             NotEnoughSpeechError: for the first recording below `min_speech`; ask `PreparedRecording.require`
@@ -143,6 +145,7 @@ class EmbeddingPipeline:
                 audio_sha256=recording.audio_sha256,
                 # A batch's time is shared out by length.
                 timing={**recording.timing, "embed": seconds * len(waveform) / total},
+                audio=to_flac(recording.speech) if keep_audio else None,
             )
             for recording, waveform, vector in zip(prepared, waveforms, vectors, strict=True)
         ]
@@ -154,7 +157,14 @@ class EmbeddingPipeline:
         min_speech: float | None,
         channel: int | None = None,
         whole_below: float = WHOLE_BELOW,
+        keep_audio: bool = False,
     ) -> Embedding:
         """Prepare and embed one recording. Raises what `prepare` and `embed` raise."""
         recording = self.prepare(source, channel)
-        return self.embed([recording], min_speech=min_speech, whole_below=whole_below)[0]
+        return self.embed([recording], min_speech=min_speech, whole_below=whole_below, keep_audio=keep_audio)[
+            0
+        ]
+
+    def embed_speech(self, flacs: Sequence[bytes]) -> Float32Array:
+        """Kept speech, as `Embedding.audio` has it -> float32 unit rows [len(flacs), d], as when it was enrolled."""
+        return self.encoder.embed([normalise(decode(flac, limits=self.limits).samples) for flac in flacs])

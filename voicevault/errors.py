@@ -30,6 +30,7 @@
     │   ├── SpeakerExistsError
     │   ├── ModelExistsError
     │   ├── DuplicateRecordingError  this very recording is enrolled already
+    │   ├── AudioNotKeptError      what would have to be embedded again was not kept
     │   ├── NotEnrolledError       the speaker exists but has no voiceprint
     │   └── ModelMismatchError     embeddings of two models would meet
     ├── CheckpointError            a model folder is incomplete, damaged or does not fit
@@ -223,6 +224,11 @@ class ModelExistsError(ConflictError):
 class DuplicateRecordingError(ConflictError):
     code = "DUPLICATE_RECORDING"
     title = "This recording is enrolled already"
+
+
+class AudioNotKeptError(ConflictError):
+    code = "AUDIO_NOT_KEPT"
+    title = "The speech of enrolments was not kept"
 
 
 class NotEnrolledError(ConflictError):

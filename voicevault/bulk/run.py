@@ -93,7 +93,8 @@ def enroll_many(
     codes: Counter[str] = Counter()
     with ExitStack() as stack:
         file = stack.enter_context(ResultFile(results)) if results is not None else None
-        run = _Run(rows, pipeline, known_sources, min_speech, workers, batch, timeout)
+        keep_audio = store.keeps_audio(collection)
+        run = _Run(rows, pipeline, known_sources, min_speech, workers, batch, timeout, keep_audio)
         committer = _Committer(store, collection, duplicates, run.speakers)
         for event in stack.enter_context(closing(run.events())):
             for outcome in [event] if isinstance(event, RowOutcome) else committer.commit(event):
@@ -166,6 +167,7 @@ class _Run:
         workers: int | None,
         batch: int,
         timeout: float | None,
+        keep_audio: bool,
     ) -> None:
         cores = available_cores()
         workers = cores if workers is None else workers
@@ -174,6 +176,7 @@ class _Run:
         self.speakers: dict[str, ManifestRow] = {}
         self._rows, self._block, self._reading = iter(rows), deque[ManifestRow](), Lock()
         self._known: dict[str, set[str]] = {}
+        self._keep_audio = keep_audio
         self._known_sources, self._pipeline, self._min_speech = known_sources, pipeline, min_speech
         self._decoders = [Decoder(pipeline.detector, limits, min_speech, timeout) for _ in range(workers)]
         # Whoever computes holds a core. Where the pool is full those that decode let go of theirs, where it is
@@ -268,6 +271,6 @@ class _Run:
                 self._model_ready = True
         while (batch := self._pool.take()) is not None:
             with self._cores:
-                done = embed_batch(batch, self._pipeline, self._min_speech)
+                done = embed_batch(batch, self._pipeline, self._min_speech, self._keep_audio)
             self._pool.done(batch)
             self._events.put(done)

@@ -75,15 +75,19 @@ def _prepare(
 
 
 def embed_batch(
-    batch: Sequence[Prepared], pipeline: EmbeddingPipeline, min_speech: float
+    batch: Sequence[Prepared], pipeline: EmbeddingPipeline, min_speech: float, keep_audio: bool = False
 ) -> list[Embedded | RowOutcome]:
-    """Embed recordings in one batch."""
+    """Embed recordings in one batch; `keep_audio` as in `EmbeddingPipeline.embed`."""
     return _each_where_all_fails(
         batch,
         lambda some: [
             Embedded(item.row, embedding)
             for item, embedding in zip(
-                some, pipeline.embed([item.recording for item in some], min_speech=min_speech), strict=True
+                some,
+                pipeline.embed(
+                    [item.recording for item in some], min_speech=min_speech, keep_audio=keep_audio
+                ),
+                strict=True,
             )
         ],
         lambda error: type(error) is VoicevaultError,  # the embedding of one of them is no number

@@ -30,10 +30,20 @@ def list_collections(session: Session) -> None:
     )
 
 
-def create(session: Session, name: NameArgument) -> None:
+def create(
+    session: Session,
+    name: NameArgument,
+    keep_audio: Annotated[
+        bool,
+        typer.Option(
+            "--keep-audio",
+            help="Keep the speech of enrollments in the database, so that a change of the model needs no new ones.",
+        ),
+    ] = False,
+) -> None:
     """Make an empty collection for the model in use."""
     with session.vault() as vault:
-        made = vault.create_collection(name)
+        made = vault.create_collection(name, keep_audio=keep_audio)
         model = vault.encoder_name
     session.answer(
         render.document("Collection", made),

@@ -35,6 +35,7 @@ HINTS = {
     "NOT_ENROLLED": "Enroll a recording first: `voicevault enroll SPEAKER FILE`.",
     "DUPLICATE_RECORDING": "To go on with such files give `--duplicates skip`, `replace` or `add`.",
     "MODEL_NOT_FOUND": "See `voicevault models list`, and bring one in with `voicevault models import` or `pull`.",
+    "AUDIO_NOT_KEPT": "Give --leave-out to go on without them.",
     "MODEL_EXISTS": "Give another --name, or --replace.",
     "MODEL_MISMATCH": "See `voicevault models list`; import the collection's model, or use a new collection.",
     "NO_THRESHOLD": "Give one with --threshold, a cosine between -1 and 1.",

@@ -1,21 +1,23 @@
-"""``models list | show | import | pull | quantize | bench``: the networks that turn voices into embeddings."""
+"""``models list | show | import | pull | migrate | quantize | bench``: the networks that turn voices into embeddings."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from voicevault.cli import render
-from voicevault.cli.command import Session, add_command, add_group
+from voicevault.cli.command import Session, YesOption, add_command, add_group
 from voicevault.cli.model_speed import bench, quantize
 from voicevault.errors import ModelNotFoundError, RequestError
 
 if TYPE_CHECKING:
     from voicevault.encoder.store import ModelStore, StoredModel
+    from voicevault.migration import Migration
 
 ModelArgument = Annotated[
     str,
@@ -51,6 +53,7 @@ def register(app: typer.Typer) -> None:
     add_command(group, "show", show)
     add_command(group, "import", import_)
     add_command(group, "pull", pull)
+    add_command(group, "migrate", migrate)
     add_command(group, "quantize", quantize)
     add_command(group, "bench", bench, shows=("threads", "device"))
 
@@ -158,6 +161,65 @@ def pull(
         progress=lambda file: session.note(f"Downloading {render.printable(file)} ..."),
     )
     _added(session, added)
+
+
+def migrate(
+    session: Session,
+    collection: Annotated[
+        str, typer.Argument(metavar="COLLECTION", help="The collection to change.", show_default=False)
+    ],
+    model: ModelArgument,
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out", help="Go on without enrollments whose speech was not kept.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Make all ready and measure it, but do not switch.")
+    ] = False,
+    yes: YesOption = False,
+) -> None:
+    """Put a collection onto another model, from the speech that it kept (`collections create --keep-audio`).
+
+    It answers as before until the switch; the error rates of both models are shown first. To go back, migrate to the former
+    model: the collection on it stays, and what was enrolled and forgotten since is done there too.
+    """
+    from rich.progress import Progress
+
+    with session.vault() as vault:
+        with Progress(console=session.err, disable=not session.err.is_terminal, transient=True) as bar:
+            task = bar.add_task("Embedding", total=None)
+            found = vault.migrate(
+                collection,
+                model,
+                switch=False,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        for line in _prepared(found):
+            session.note(line)
+        if dry_run:
+            told = "Nothing was switched. Run it again without --dry-run to do so."
+        else:
+            session.confirm(f"Switch {collection!r} to this model?", yes)
+            found = vault.migrate(collection, model, leave_out=leave_out)
+            told = (
+                f"Switched {render.printable(collection)!r}. What it was is {render.printable(found.backup)!r}; to go back:"
+                f" voicevault models migrate {collection} {found.from_model[:12]}"
+            )
+    session.answer(asdict(found), told)
+
+
+def _prepared(found: Migration) -> Iterator[str]:
+    yield f"{found.recordings} recordings are embedded with model {found.to_model}, in {render.printable(found.target)!r}."
+    if found.eer_before is None or found.eer_after is None:
+        yield "Too few speakers, or recordings of one, to measure error rates."
+    else:
+        yield (
+            f"EER over {found.genuine} pairs of one speaker and {found.impostor} of two:"
+            f" {100 * found.eer_before:.2f} % before, {100 * found.eer_after:.2f} % after."
+        )
+    if found.enroll_again:
+        yield f"Must enroll again: {', '.join(map(render.printable, found.enroll_again))}"
+    if found.partly:
+        yield f"Lose some of their enrollments: {', '.join(map(render.printable, found.partly))}"
 
 
 def _store(session: Session) -> ModelStore:

@@ -31,7 +31,7 @@ def list_collections(vault: VaultOf) -> schemas.Collections:
 )
 def create_collection(body: schemas.NewCollection, vault: VaultOf, response: Response) -> schemas.Collection:
     """An empty collection, bound to one model for good."""
-    made = vault.create_collection(body.name, body.model)
+    made = vault.create_collection(body.name, body.model, keep_audio=body.keep_audio)
     response.headers["Location"] = f"/v1/collections/{quote(made.name, safe='')}"
     return schemas.Collection.model_validate(made)
 

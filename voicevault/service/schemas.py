@@ -21,6 +21,7 @@ COLLECTION = {
     "generation": 12,
     "speakers": 4,
     "created": "2026-03-01T09:30:00Z",
+    "keeps_audio": False,
 }
 SPEAKER = {
     "id": "ada",
@@ -76,6 +77,10 @@ class NewCollection(BaseModel):
         max_length=255,
         description="The model that it is bound to, by its name or model_id; this server's own where it is left out.",
     )
+    keep_audio: bool = Field(
+        False,
+        description="Whether the speech of enrollments is kept in the database, so that a change of the model needs no new ones.",
+    )
 
 
 class NewSpeaker(BaseModel):
@@ -124,6 +129,9 @@ class Collection(BaseModel):
     generation: int = Field(description="Counts its committed writes.")
     speakers: int
     created: datetime
+    keeps_audio: bool = Field(
+        description="Whether the speech of enrollments is kept, for a change of the model."
+    )
 
 
 class Collections(BaseModel):

@@ -8,11 +8,20 @@ from pathlib import Path
 from voicevault.errors import SchemaOutdatedError
 from voicevault.store import migrate
 from voicevault.store.collections import Collections
-from voicevault.store.enrollments import Enrollments, NewEnrollment
+from voicevault.store.enrollments import Enrollments, KeptEnrollment, NewEnrollment
 from voicevault.store.gallery import Gallery
 from voicevault.store.speakers import UNSET, Speakers, Unset
 
-__all__ = ["UNSET", "NewEnrollment", "Store", "Unset", "current_revision", "downgrade", "upgrade"]
+__all__ = [
+    "UNSET",
+    "KeptEnrollment",
+    "NewEnrollment",
+    "Store",
+    "Unset",
+    "current_revision",
+    "downgrade",
+    "upgrade",
+]
 
 
 class Store(Collections, Speakers, Enrollments, Gallery):

@@ -8,9 +8,9 @@ from uuid import uuid4
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from voicevault.errors import CollectionExistsError, RequestError
+from voicevault.errors import CollectionExistsError, DatabaseBusyError, RequestError
 from voicevault.store.checks import checked_text
-from voicevault.store.database import Database, no_collection
+from voicevault.store.database import Database, find_collection, no_collection
 from voicevault.store.tables import CollectionRow, GenerationRow, SpeakerRow, now
 from voicevault.types import Collection
 
@@ -23,12 +23,20 @@ _speakers = (
 
 
 def _record(row: CollectionRow, speakers: int) -> Collection:
-    return Collection(row.name, row.uuid, row.model_id, row.dim, row.generation, speakers, row.created)
+    return Collection(
+        row.name, row.uuid, row.model_id, row.dim, row.generation, speakers, row.created, row.keeps_audio
+    )
 
 
 class Collections(Database):
-    def create_collection(self, name: str, model_id: str, dim: int) -> Collection:
+    def create_collection(
+        self, name: str, model_id: str, dim: int, *, keeps_audio: bool = False, twin: str | None = None
+    ) -> Collection:
         """Makes an empty collection for one model.
+
+        Args:
+            keeps_audio: Whether the speech of enrollments is kept.
+            twin: UUID of a collection that this one is to replace.
 
         Raises:
             CollectionExistsError: The name is taken.
@@ -40,7 +48,15 @@ class Collections(Database):
             raise RequestError("An embedding has at least one dimension.", dim=dim)
         token = secrets.token_hex(16)
         row = CollectionRow(
-            uuid=str(uuid4()), name=name, model_id=model_id, dim=dim, generation=0, token=token, created=now()
+            uuid=str(uuid4()),
+            name=name,
+            model_id=model_id,
+            dim=dim,
+            generation=0,
+            token=token,
+            created=now(),
+            keeps_audio=keeps_audio,
+            twin=twin,
         )
         with self._unordered() as session:
             try:
@@ -75,3 +91,50 @@ class Collections(Database):
         """
         with self._writing(name) as write:
             write.session.execute(delete(CollectionRow).where(CollectionRow.id == write.collection_id))
+
+    def keeps_audio(self, name: str) -> bool:
+        """Whether the speech of enrollments is kept. Raises: CollectionNotFoundError."""
+        with self._reading() as session:
+            return find_collection(session, name).keeps_audio
+
+    def twin_of(self, name: str) -> str | None:
+        """Name of the collection with the same speakers on another model. Raises: CollectionNotFoundError."""
+        with self._reading() as session:
+            found = find_collection(session, name)
+            return session.scalar(
+                select(CollectionRow.name).where(
+                    (CollectionRow.uuid == found.twin) | (CollectionRow.twin == found.uuid)
+                )
+            )
+
+    def exchange(self, name: str, other: str, backup: str, generation: int) -> None:
+        """Collection `other` takes the name of `name`, which is called `backup` from then on: in one transaction.
+
+        Args:
+            generation: Of `name`, that `other` was made level with.
+
+        Raises:
+            CollectionNotFoundError: One of them is not there.
+            CollectionExistsError: `backup` is the name of a third one.
+            DatabaseBusyError: `name` was written to since that generation; make `other` level again.
+        """
+        checked_text(backup, "collection name")
+        with self._writing(name) as write:
+            if write.generation != generation + 1:
+                raise DatabaseBusyError(
+                    "The collection was written to meanwhile; try again.", collection=name
+                )
+            session = write.session
+            old, new = find_collection(session, name), find_collection(session, other)
+            # Names are unique at every moment: the new one steps aside first.
+            new.name = str(uuid4())
+            session.flush()
+            old.name = backup
+            try:
+                session.flush()
+            except IntegrityError as error:
+                raise CollectionExistsError(
+                    f"The collection {backup!r} exists.", collection=backup
+                ) from error
+            new.name, new.twin, old.twin = name, old.uuid, None
+            session.flush()

@@ -21,7 +21,7 @@ from voicevault.store.checks import (
 )
 from voicevault.store.database import Database, Write, find_collection
 from voicevault.store.speakers import find_speaker, new_speaker, set_tags
-from voicevault.store.tables import EnrollmentRow, SpeakerRow, VoiceprintRow, now
+from voicevault.store.tables import AudioRow, EnrollmentRow, SpeakerRow, VoiceprintRow, now
 from voicevault.types import DuplicatePolicy, Embedding, Enrollment, Float32Array, Op, Quality
 
 # Rows per IN list: well below the 32,766 parameters that SQLite takes.
@@ -38,6 +38,15 @@ class NewEnrollment:
     name: str | None = None
     attributes: Mapping[str, Any] | None = None
     tags: Iterable[str] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeptEnrollment:
+    """An enrollment with its embedding, float32 [d], and whether its speech is kept."""
+
+    enrollment: Enrollment
+    vector: Float32Array
+    audio: bool
 
 
 def _checked(row: NewEnrollment) -> NewEnrollment:
@@ -229,6 +238,11 @@ class Enrollments(Database):
                 touched.add(key)
                 speakers[new.speaker_id].updated = row.created
             session.flush()
+            session.add_all(
+                AudioRow(enrollment_key=row.key, flac=new.embedding.audio)
+                for row, new in zip(answers, checked, strict=True)
+                if row is not None and new.embedding.audio is not None
+            )
             _refresh(write, touched)
             return [
                 None if row is None else _record(row, new.speaker_id)
@@ -283,6 +297,31 @@ class Enrollments(Database):
                 .order_by(EnrollmentRow.key)
             )
             return [_record(row, speaker_id) for row in rows]
+
+    def kept(self, collection: str) -> tuple[int, list[KeptEnrollment]]:
+        """The collection's generation, and all its enrollments, oldest first. Raises: CollectionNotFoundError."""
+        with self._reading() as session:
+            found = find_collection(session, collection)
+            rows = session.execute(
+                select(EnrollmentRow, SpeakerRow.public_id, AudioRow.enrollment_key)
+                .join(SpeakerRow, SpeakerRow.key == EnrollmentRow.speaker_key)
+                .outerjoin(AudioRow, AudioRow.enrollment_key == EnrollmentRow.key)
+                .where(SpeakerRow.collection_id == found.id)
+                .order_by(EnrollmentRow.key)
+            )
+            return found.generation, [
+                KeptEnrollment(_record(row, speaker), row.vector, audio is not None)
+                for row, speaker, audio in rows
+            ]
+
+    def audio_of(self, enrollment_id: str) -> bytes | None:
+        """The speech of an enrollment as FLAC; None where it is not kept, or the enrollment is gone."""
+        with self._reading() as session:
+            return session.scalar(
+                select(AudioRow.flac)
+                .join(EnrollmentRow, EnrollmentRow.key == AudioRow.enrollment_key)
+                .where(EnrollmentRow.public_id == enrollment_id)
+            )
 
     def forget_enrollment(self, collection: str, speaker_id: str, enrollment_id: str) -> None:
         """Deletes one enrollment; the last one takes the voiceprint with it, the speaker stays.

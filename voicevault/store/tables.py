@@ -19,6 +19,7 @@ from sqlalchemy import (
     MetaData,
     String,
     UniqueConstraint,
+    false,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
@@ -87,6 +88,9 @@ class CollectionRow(Base):
     generation: Mapped[int] = mapped_column(BigInteger)
     token: Mapped[str] = mapped_column(String(32))
     created: Mapped[datetime] = mapped_column(default=now)
+    keeps_audio: Mapped[bool] = mapped_column(default=False, server_default=false())
+    twin: Mapped[str | None] = mapped_column(String(36))
+    """UUID of the collection of the same speakers on another model, which a change of the model left behind."""
 
 
 class GenerationRow(Base):
@@ -158,6 +162,17 @@ class EnrollmentRow(Base):
     audio_sha256: Mapped[str] = mapped_column(String(64))
     source_name: Mapped[str | None] = mapped_column(String(4096))
     created: Mapped[datetime] = mapped_column(default=now)
+
+
+class AudioRow(Base):
+    """The speech of an enrollment as FLAC, where its collection keeps it; it goes where the enrollment goes."""
+
+    __tablename__ = "enrollment_audio"
+
+    enrollment_key: Mapped[int] = mapped_column(
+        ForeignKey("enrollments.key", ondelete="CASCADE"), primary_key=True
+    )
+    flac: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class VoiceprintRow(Base):
