@@ -130,10 +130,12 @@ def test_an_answer_does_not_depend_on_batch_place_or_filter() -> None:
 
 
 def test_filtered_blocks_are_merged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("voicevault.index.flat._BLOCK", 7)
+    monkeypatch.setattr("voicevault.index.flat.Nearest.block", lambda probes: 7)
     gallery = {key: POOL[key % 6] for key in range(100)}
     index = FlatIndex.rebuild(HERE, np.arange(100), np.array(list(gallery.values())))
+    monkeypatch.setattr("voicevault.index.flat.PRODUCT_BATCH", 2)
     agree(index, gallery, 9, np.arange(3, 95, dtype=np.int64))
+    agree(index, gallery, 9, None)
 
 
 def test_an_empty_answer_has_its_shape() -> None:

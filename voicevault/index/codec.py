@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voicevault.index.products import one_thread
 from voicevault.types import Float32Array, Int64Array
 
 UInt8Array = NDArray[np.uint8]
@@ -162,21 +163,3 @@ def _codes_of(index: Any) -> UInt8Array:
     size = index.codes.size()
     view: UInt8Array = faiss.rev_swig_ptr(index.codes.get(), size) if size else np.empty(0, dtype=np.uint8)
     return view
-
-
-class one_thread:
-    """Within it, FAISS works on the calling thread alone: one query over several OpenMP threads costs two to three
-    times the processor time and gains none, and a build must leave cores to the answers."""
-
-    def __enter__(self) -> None:
-        import faiss
-
-        self._threads = faiss.omp_get_max_threads()  # this thread's own setting
-        if self._threads != 1:
-            faiss.omp_set_num_threads(1)
-
-    def __exit__(self, *_: object) -> None:
-        import faiss
-
-        if self._threads != 1:
-            faiss.omp_set_num_threads(self._threads)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from voicevault.errors import IndexUnavailableError
 from voicevault.index.base import Base
-from voicevault.index.flat import FlatIndex, check_question
+from voicevault.index.flat import PRODUCT_BATCH, FlatIndex, check_question
 from voicevault.index.locks import ReadWriteLock
-from voicevault.index.products import Nearest, best_of, exact_scores, ranked, rounding
+from voicevault.index.products import Nearest, ranked
 from voicevault.types import (
     Change,
     Float32Array,
@@ -33,11 +33,9 @@ from voicevault.types import (
 # Nanoseconds, of one core: what a search costs, to choose between its ways. Only speed depends on them.
 _SCAN_ROW = 4.0
 _SCAN_CANDIDATE = 70.0
-_GATHER_ROW = 300.0
+_COMPARE_ROW = 100.0
 _STEP = 1 << 12
 """Rows copied at a time by a compaction."""
-_PRODUCT_BATCH = 16
-"""Probes from which one matrix product over all rows beats scans one by one."""
 
 Rows = tuple[Int64Array, Float32Array]
 
@@ -104,7 +102,7 @@ class CompressedIndex:
         with self._lock.read():
             self._check_open()
             new = self._delta.search(points, k, allow, at_least)
-            if 0 < len(points) < _PRODUCT_BATCH:
+            if 0 < len(points) < PRODUCT_BATCH:
                 parts = [self._one(point, k, allow) for point in points]
                 # The same rows were allowed for all, so all have found as many.
                 ids, scores = np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts])
@@ -196,22 +194,16 @@ class CompressedIndex:
             if len(rows) < k:
                 depth *= 4
                 continue
-            ids, scores = self._ranked(point, rows, k)
+            ids, scores = base.best(point, k, rows)
             if scores[-1] > base.calibration.most(rough[-1]):
                 return ids, scores
             depth *= 2
-        ids, scores = self._compared(point[None], k, self._rows(allow))
-        return ids[0], scores[0]
+        found = self._rows(allow)
+        return base.best(point, k, np.arange(count) if found is None else found)
 
     def _better_compared(self, depth: int, among: int, allow: Int64Array | None) -> bool:
         scan = self._base.count * _SCAN_ROW + depth * _SCAN_CANDIDATE
-        return allow is not None and among * _GATHER_ROW < scan
-
-    def _ranked(self, point: Float32Array, rows: Int64Array, k: int) -> Rows:
-        near = rows[best_of(self._base.products(point, rows), rounding(len(point)), k)]
-        keys, scores = self._base.keys[near], exact_scores(self._base.vectors(near), point)
-        order = np.lexsort((keys, -scores))[:k]
-        return keys[order], scores[order]
+        return allow is not None and among * _COMPARE_ROW < scan
 
     # --- the base, row by row --------------------------------------------------------------------------------
 

@@ -1,5 +1,4 @@
-"""The exact index: every voiceprint compared, by FAISS' inner product over one array. The oracle for faster
-tiers."""
+"""The exact index: every voiceprint compared, in one array. The oracle for faster tiers."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from voicevault.errors import IndexUnavailableError, RequestError
 from voicevault.index.locks import ReadWriteLock
-from voicevault.index.products import inner_products, unit_rows
+from voicevault.index.products import Nearest, best_rows, ranked, unit_rows
 from voicevault.index.snapshot import SnapshotRejected, read_snapshot, write_snapshot
 from voicevault.types import (
     Change,
@@ -24,11 +23,8 @@ from voicevault.types import (
     SearchResult,
 )
 
-_SPARE = 32
-"""Candidates beyond k that a scan brings, so that rounding and short ties at the border settle without a
-second scan."""
-_BLOCK = 1 << 16
-"""Rows copied at a time for a filtered scan."""
+PRODUCT_BATCH = 16
+"""Probes from which one matrix product over all rows beats comparing one probe after the other."""
 
 
 class FlatIndex:
@@ -36,8 +32,8 @@ class FlatIndex:
     one applies.
 
     Shapes: ``n`` voiceprints, ``d`` dimensions, ``m`` probes. Rows are in no order: a removed row's place is
-    taken by the last one. Scores do not depend on that place, on the filter or on the size of a batch: FAISS
-    finds the candidates, and their products are then summed in float64 and rounded once.
+    taken by the last one. Scores do not depend on that place, on the filter or on the size of a batch: float32
+    products find the candidates, whose products are then summed in float64 and rounded once.
 
     Args:
         position: The collection; the index is empty, at generation 0 and without a token, until changes are
@@ -173,12 +169,15 @@ class FlatIndex:
                 )
             slots = None if allow is None else self._slots_of(allow)
             wanted = min(k, len(self._slots) if slots is None else len(slots))
-            ids = np.empty((len(points), wanted), dtype=np.int64)
-            scores = np.empty((len(points), wanted), dtype=np.float32)
-            if ids.size:
-                first = self._scan(points, slots, wanted + _SPARE)
-                for row, point in enumerate(points):
-                    ids[row], scores[row] = self._settle(point, slots, wanted, first[0][row], first[1][row])
+            if not wanted or not len(points):
+                ids = np.empty((len(points), wanted), dtype=np.int64)
+                scores = np.empty((len(points), wanted), dtype=np.float32)
+            elif len(points) < PRODUCT_BATCH:
+                rows = np.arange(len(self._slots)) if slots is None else slots
+                found = [best_rows(point, wanted, self._vectors, self._keys, rows) for point in points]
+                ids, scores = np.stack([one[0] for one in found]), np.stack([one[1] for one in found])
+            else:
+                ids, scores = self._products(points, wanted, slots)
         return SearchResult(ids, scores, generation)
 
     @property
@@ -252,43 +251,21 @@ class FlatIndex:
             slots = order[at[known[at] == allow]]
         return slots
 
-    def _scan(
-        self, points: Float32Array, slots: Int64Array | None, k: int
-    ) -> tuple[Float32Array, Int64Array]:
-        """FAISS' scores and the slots of each point's best k rows, in no particular order."""
-        if slots is None:
-            rows = self._vectors[: len(self._slots)]
-            return inner_products(points, rows, min(k, len(rows)))
-        found = []
-        for start in range(0, len(slots), _BLOCK):
-            block = slots[start : start + _BLOCK]
-            scores, places = inner_products(points, self._vectors[block], min(k, len(block)))
-            found.append((scores, block[places]))
-        scores = np.concatenate([pair[0] for pair in found], axis=1)
-        places = np.concatenate([pair[1] for pair in found], axis=1)
-        if scores.shape[1] > k:
-            best = np.argpartition(scores, -k, axis=1)[:, -k:]
-            scores, places = np.take_along_axis(scores, best, 1), np.take_along_axis(places, best, 1)
-        return scores, places
-
-    def _settle(
-        self, point: Float32Array, slots: Int64Array | None, k: int, rough: Float32Array, places: Int64Array
+    def _products(
+        self, points: Float32Array, k: int, slots: Int64Array | None
     ) -> tuple[Int64Array, Float32Array]:
-        """Exact order of the best k, with more candidates for as long as one left out might still belong."""
+        nearest, size = Nearest(points, k), Nearest.block(len(points))
         total = len(self._slots) if slots is None else len(slots)
-        # A float32 sum of d products of unit vectors is off by d * 2^-24 at most (Higham, Accuracy and
-        # Stability of Numerical Algorithms, section 3.1); doubled for uneven lengths and the last rounding.
-        error = (len(point) + 2) * 2.0**-23
-        while True:
-            # Products of two float32 are exact in float64.
-            products = self._vectors[places].astype(np.float64) * point
-            scores = np.clip(products.sum(axis=1).astype(np.float32), -1.0, 1.0)
-            keys = self._keys[places]
-            order = np.lexsort((keys, -scores))[:k]
-            if len(places) == total or float(rough.min()) + error < float(scores[order[-1]]):
-                return keys[order], scores[order]
-            more, wider = self._scan(point[None], slots, min(total, 4 * len(places)))
-            rough, places = more[0], wider[0]
+        for start in range(0, total, size):
+            stop = min(start + size, total)
+            if slots is None:
+                nearest.add(np.arange(start, stop), self._vectors[start:stop])
+            else:
+                nearest.add(slots[start:stop], self._vectors[slots[start:stop]])
+        probes, places = nearest.candidates()
+        step = Nearest.block(1)
+        rows = (self._vectors[places[start : start + step]] for start in range(0, len(places), step))
+        return ranked(points, k, probes, self._keys[places], rows)
 
 
 def check_question(probes: Float32Array, dim: int, k: int, allow: Int64Array | None) -> Float32Array:
