@@ -36,7 +36,8 @@ class Settings(BaseSettings):
         database_url: ``sqlite:///PATH`` or ``postgresql://...``; None is voicevault.db in `home`.
         model: ``default``, the name of a folder in ``HOME/models``, or a path of a model folder.
         device: Where the model runs: ``cpu``, ``cuda``, ``cuda:1``.
-        precision: ``fp32``, or ``int8`` where the model has such a variant; None is the model's own choice.
+        precision: ``fp32``, ``int8`` on the CPU where the model has such a variant, ``bf16`` on a GPU; None is the
+            model's own choice.
         threads: Most threads of one embedding; None is one per core, in the server one per core and inference.
         min_enroll_speech: Seconds of net speech that an enrollment needs.
         min_probe_speech: Seconds of net speech that a probe needs.
@@ -58,7 +59,7 @@ class Settings(BaseSettings):
     database_url: str | None = None
     model: str = Field("default", min_length=1)
     device: str = Field("cpu", min_length=1)
-    precision: Literal["fp32", "int8"] | None = None
+    precision: Literal["fp32", "int8", "bf16"] | None = None
     threads: int | None = Field(None, ge=1)
     min_enroll_speech: float = Field(2.0, gt=0, allow_inf_nan=False)
     min_probe_speech: float = Field(0.5, gt=0, allow_inf_nan=False)

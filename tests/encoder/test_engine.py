@@ -65,10 +65,21 @@ def test_torch_batches_compute_what_single_recordings_do(
     assert_equal(torch.from_numpy(found), alone_in_torch(model, recordings))
 
 
+def test_bfloat16_stays_close(small_model: SmallModel, speech: list[Float32Array]) -> None:
+    """What a GPU is to compute, on the CPU: mixed lengths, masks and all."""
+    model = small_model(1, seed=7)
+    exact, half = TorchEngine(model, CPU).embed(speech), TorchEngine(model, CPU, half=True).embed(speech)
+    cosines = torch.cosine_similarity(torch.from_numpy(exact), torch.from_numpy(half))
+    assert cosines.min() > 0.9995
+    assert np.abs(exact - half).max() > 1e-5, "nothing was rounded"
+    assert TorchEngine(model, CPU, half=True).name == "torch-bf16"
+
+
 def test_the_engine_fits_model_and_device(small_model: SmallModel) -> None:
     assert open_engine(small_model(), CPU, 1, None).name == "openvino"
     assert open_engine(small_model(), CPU, 1, {"mfa.conv": (0.0, 1.0)}).name == "openvino-int8"
     assert open_engine(small_model(), torch.device("meta"), None, None).name == "torch"
+    assert open_engine(small_model(), torch.device("meta"), None, None, half=True).name == "torch-bf16"
 
 
 def test_without_openvino_torch_takes_over(
@@ -232,8 +243,10 @@ def test_settings_that_cannot_be_met(folder: Path) -> None:
         ModelEncoder(folder, device="nonsense")
     with pytest.raises(SettingsError, match="quantize"):
         ModelEncoder(folder, precision="int8")
-    with pytest.raises(SettingsError, match="fp32 or int8"):
+    with pytest.raises(SettingsError, match="fp32, int8, bf16"):
         ModelEncoder(folder, precision="fp7")
+    with pytest.raises(SettingsError, match="does not run in bf16 on cpu"):
+        ModelEncoder(folder, precision="bf16")
 
 
 def test_nothing_is_reported_to_anybody(folder: Path, tmp_path: Path) -> None:

@@ -38,7 +38,11 @@ FLAGS = (
     ),
     Flag("model", "MODEL", "'default', a folder in HOME/models, or a path.", common=True),
     Flag("device", "DEVICE", "Where the model runs: cpu, cuda, cuda:1."),
-    Flag("precision", "PRECISION", "fp32, or int8 where the model has it; else the model's own choice."),
+    Flag(
+        "precision",
+        "PRECISION",
+        "fp32, int8 (CPU, where the model has it) or bf16 (GPU); else the model's choice.",
+    ),
     Flag("threads", "N", "Most threads of one embedding."),
     Flag("min_enroll_speech", "SECONDS", "Net speech that an enrollment needs."),
     Flag("min_probe_speech", "SECONDS", "Net speech that a probe needs."),

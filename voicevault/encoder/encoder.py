@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from voicevault.encoder.checkpoint import load_checkpoint
 from voicevault.encoder.engine import open_engine, torch_threads
-from voicevault.encoder.variants import FP32, load_ranges
+from voicevault.encoder.variants import BF16, FP32, load_ranges
 from voicevault.errors import RequestError, SettingsError
 from voicevault.types import SAMPLE_RATE, Float32Array
 
@@ -34,8 +34,8 @@ class ModelEncoder:
         folder: config.json and the weights.
         threads: Most threads of one call; None is one per core. Where torch computes, they are those of the process.
         device: A torch device.
-        precision: ``fp32``, ``int8`` (for which `quantization` must have made the variant), or None for what the folder
-            says.
+        precision: ``fp32``; ``int8``, on the CPU, for which `quantization` must have made the variant; ``bf16``, on a GPU;
+            or None for what the folder says.
 
     Raises:
         CheckpointError: The folder is incomplete or damaged.
@@ -58,7 +58,7 @@ class ModelEncoder:
         self._config = model.config
         self._shortest = model.minimum_samples
         ranges = load_ranges(folder, self._model_id, precision)
-        self._engine = open_engine(model, target, threads, ranges)
+        self._engine = open_engine(model, target, threads, ranges, half=precision == BF16)
         if precision not in (None, FP32) and not self._engine.name.endswith(precision or ""):
             raise SettingsError(
                 f"This model does not run in {precision} on {device} by {self._engine.name}. Set precision to {FP32}.",
@@ -79,7 +79,7 @@ class ModelEncoder:
 
     @property
     def engine(self) -> str:
-        """What computes: ``torch``, ``openvino`` or ``openvino-int8``."""
+        """What computes: see `engine.Engine.name`."""
         return self._engine.name
 
     def embed(self, waveforms: Sequence[Float32Array]) -> Float32Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from typing import Protocol
@@ -22,7 +22,7 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """``torch``, ``openvino`` or ``openvino-int8``."""
+        """``openvino`` or ``torch``, with ``-int8`` or ``-bf16`` where the arithmetic is not float32."""
         ...
 
     def embed(self, pieces: Sequence[Float32Array]) -> Float32Array:
@@ -41,13 +41,16 @@ def open_engine(
     model: SpeakerModel,
     device: torch.device,
     threads: int | None,
-    ranges: dict[str, tuple[float, float]] | None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    *,
+    half: bool = False,
 ) -> Engine:
     """The fastest engine for a model on a device.
 
     Args:
         threads: Most threads of one call; None is one per core.
-        ranges: Of the inputs of the network's convolutions, for 8-bit arithmetic; None computes in float32.
+        ranges: Of the inputs of the network's convolutions, for 8-bit arithmetic on the CPU.
+        half: bfloat16 on a GPU.
     """
     if device.type == "cpu" and isinstance(model.network, EcapaTdnn):
         if find_spec("openvino") is not None:
@@ -57,7 +60,7 @@ def open_engine(
         logger.warning("openvino is not installed: the model runs in torch, two to seven times as slow.")
     from voicevault.encoder.engine_torch import TorchEngine
 
-    return TorchEngine(model, device, threads)
+    return TorchEngine(model, device, threads, half=half and device.type != "cpu")
 
 
 @contextmanager

@@ -24,13 +24,16 @@ class TorchEngine:
 
     Args:
         threads: Torch's threads, of the whole process; None leaves them.
+        half: Whether the network's matrix products are in bfloat16; the front-end and the sums over time stay in float32.
     """
 
-    name = "torch"
-
-    def __init__(self, model: SpeakerModel, device: torch.device, threads: int | None = None) -> None:
+    def __init__(
+        self, model: SpeakerModel, device: torch.device, threads: int | None = None, *, half: bool = False
+    ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
+        self.name = "torch-bf16" if half else "torch"
+        self._half = half
         self._model = model
         self._device = device
         self._batch = BATCH if device.type == "cpu" else BATCH_ON_GPU
@@ -55,9 +58,10 @@ class TorchEngine:
             row[: len(piece)] = piece
         with torch.inference_mode():
             counts = None if min(lengths) == max(lengths) else torch.tensor(lengths, device=self._device)
-            out: Float32Array = (
-                self._model(torch.from_numpy(padded).to(self._device), counts).float().cpu().numpy()
-            )
+            features, counts = self._model.frontend(torch.from_numpy(padded).to(self._device), counts)
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
+                rows = self._model.network(features, counts)
+            out: Float32Array = rows.float().cpu().numpy()
             return out
 
 

@@ -18,7 +18,9 @@ from voicevault.errors import CheckpointError, SettingsError
 
 FP32 = "fp32"
 INT8 = "int8"
-PRECISIONS = (FP32, INT8)
+BF16 = "bf16"
+"""On a GPU, and from the float weights alone."""
+PRECISIONS = (FP32, INT8, BF16)
 RANGES_FILE = "int8.json"
 
 
@@ -26,7 +28,7 @@ def load_ranges(folder: Path, model_id: str, precision: str | None) -> dict[str,
     """Ranges by input, or None where the model computes in float32.
 
     Args:
-        precision: ``fp32``, ``int8``, or None for the folder's default.
+        precision: ``fp32``, ``int8``, ``bf16``, or None for the folder's default.
 
     Raises:
         CheckpointError: The variant's file is missing, damaged, or another model's.
@@ -36,9 +38,9 @@ def load_ranges(folder: Path, model_id: str, precision: str | None) -> dict[str,
     wanted = precision if precision is not None else config.get("precision", FP32)
     if wanted not in PRECISIONS:
         raise SettingsError(
-            f"There is no precision {wanted!r}. Set precision to {' or '.join(PRECISIONS)}.", precision=wanted
+            f"There is no precision {wanted!r}. Set precision to {', '.join(PRECISIONS)}.", precision=wanted
         )
-    if wanted == FP32:
+    if wanted != INT8:
         return None
     variants = config.get("variants", {})
     if not isinstance(variants, dict) or INT8 not in variants:
