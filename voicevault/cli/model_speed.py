@@ -14,10 +14,12 @@ import typer
 from voicevault.cli import render
 from voicevault.cli.command import Session
 from voicevault.errors import AudioError, RequestError
-from voicevault.types import SAMPLE_RATE, Float32Array
 
 if TYPE_CHECKING:
     from voicevault.audio import SpeechDetector
+    from voicevault.types import Float32Array
+
+    Many = Callable[[list[Float32Array]], object]
 
 ModelArgument = Annotated[
     str,
@@ -25,7 +27,6 @@ ModelArgument = Annotated[
         metavar="MODEL", help="A name of `models list`, or the start of a model_id.", show_default=False
     ),
 ]
-Many = Callable[[list[Float32Array]], object]
 
 
 def quantize(
@@ -137,6 +138,7 @@ def _clip(seconds: float) -> Float32Array:
     from voicevault.audio import decode
     from voicevault.audio.level import normalise
     from voicevault.demo.tour import recording
+    from voicevault.types import SAMPLE_RATE
 
     whole = np.concatenate([decode(recording("alba", sentence)).samples for sentence in range(1, 4)])
     return normalise(np.resize(whole, round(seconds * SAMPLE_RATE)))
