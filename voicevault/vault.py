@@ -514,6 +514,11 @@ class Vault:
             "policy": self.policy is not None,
         }
 
+    @property
+    def index_rebuilds(self) -> int:
+        """Indexes that had to be read from the database since the vault was opened."""
+        return self._galleries.rebuilds
+
     def warm(self) -> dict[str, object]:
         """Loads the model and the index of each of its collections, for which the first request would wait.
 

@@ -62,7 +62,7 @@ def create_app(vault: Vault, settings: Settings) -> FastAPI:
     )
     app.state.vault = vault
     app.state.inference = inference
-    app.state.metrics = Metrics(inference)
+    app.state.metrics = Metrics(inference, vault)
     app.state.warm_up = WarmUp(vault)
     add_handlers(app)
     for part in (collections, speakers, enrollments, search, embeddings, health, metrics):

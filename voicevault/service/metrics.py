@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from voicevault.service.limits import Inference
 from voicevault.service.problems import responses
+from voicevault.vault import Vault
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 router = APIRouter(tags=["health"])
@@ -25,7 +26,7 @@ router = APIRouter(tags=["health"])
 class Metrics:
     """The numbers of one application, in a registry of its own."""
 
-    def __init__(self, inference: Inference) -> None:
+    def __init__(self, inference: Inference, vault: Vault) -> None:
         self.registry = CollectorRegistry()
         labels = ("method", "route", "status")
         self.requests = Counter(
@@ -44,6 +45,11 @@ class Metrics:
             ("places", "Recordings that may.", lambda: inference.places),
         ):
             Gauge(f"voicevault_inference_{name}", help, registry=self.registry).set_function(value)
+        Gauge(
+            "voicevault_index_rebuilds",
+            "Indexes read from the database since the start: their file was missing, damaged or of another past.",
+            registry=self.registry,
+        ).set_function(lambda: vault.index_rebuilds)
 
 
 class Measured:
