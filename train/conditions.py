@@ -105,14 +105,21 @@ class Room:
 class Codec:
     """Encoded and decoded again; see `train.codecs.through_codec`."""
 
+    name: str
     codec: str
-
-    @property
-    def name(self) -> str:
-        return {"mulaw": "telephone", "mp3": "MP3", "opus": "Opus"}[self.codec]
+    compression: float = 0.9
 
     def __call__(self, samples: Float32Array, seed: int) -> Float32Array:
-        return through_codec(samples, self.codec)
+        return through_codec(samples, self.codec, self.compression)
+
+
+CODECS = (
+    Codec("telephone", "mulaw"),
+    Codec("MP3, 60 kbit/s", "mp3", 0.0),
+    Codec("MP3, 25 kbit/s", "mp3", 0.9),
+    Codec("Opus, 30 kbit/s", "opus", 0.9),
+    Codec("Opus, 9 kbit/s", "opus", 0.99),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +138,7 @@ class Length:
 
 
 def sound_conditions(noises: Sequence[Path], voices: Sequence[Path]) -> list[Condition]:
-    """Noise and babble at four SNRs, two rooms, and three codecs.
+    """Noise and babble at four SNRs, two rooms, and codecs.
 
     Args:
         noises: Recordings of noise; none for synthetic noise.
@@ -140,7 +147,7 @@ def sound_conditions(noises: Sequence[Path], voices: Sequence[Path]) -> list[Con
     conditions: list[Condition] = [Noise(tuple(noises), snr) for snr in SNRS_DB]
     conditions += [Babble(tuple(voices), snr) for snr in SNRS_DB]
     conditions += [Room(place) for place in ROOMS]
-    return conditions + [Codec(codec) for codec in ("mulaw", "mp3", "opus")]
+    return [*conditions, *CODECS]
 
 
 def noise_files(folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from train.trials import Recording, Trials
 from voicevault.embedding import EmbeddingPipeline
 from voicevault.types import Int64Array
 
-CROSSED = ("noise 10 dB", "babble 10 dB", "far room", "telephone", "Opus")
+CROSSED = ("noise 10 dB", "babble 10 dB", "far room", "telephone", "MP3, 60 kbit/s")
 """Conditions whose every pairing is measured."""
 
 

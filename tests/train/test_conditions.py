@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.conditions import Babble, Codec, Condition, Length, Noise, Room, mixed, noise_files, speech_shaped
+from train.conditions import CODECS, Babble, Condition, Length, Noise, Room, mixed, noise_files, speech_shaped
 from voicevault.audio import decode
 from voicevault.errors import ManifestError
 
@@ -27,9 +27,7 @@ def every_condition(voices: dict[str, list[Path]]) -> list[Condition]:
         Babble(files, 10.0),
         Room("near"),
         Room("far"),
-        Codec("mulaw"),
-        Codec("mp3"),
-        Codec("opus"),
+        *CODECS,
     ]
 
 
@@ -60,7 +58,7 @@ def test_silent_noise_adds_nothing(speech: np.ndarray) -> None:
 
 
 def test_a_telephone_line_has_nothing_above_four_kilohertz(speech: np.ndarray) -> None:
-    power = np.square(np.abs(np.fft.rfft(Codec("mulaw")(speech, 0))))
+    power = np.square(np.abs(np.fft.rfft(CODECS[0](speech, 0))))
     before = np.square(np.abs(np.fft.rfft(speech)))
     assert power[int(0.55 * len(power)) :].sum() < 0.05 * before[int(0.55 * len(power)) :].sum()
 
