@@ -298,7 +298,7 @@ def test_the_weights_of_another_network_are_told_apart(folder: Path) -> None:
         ("    n_mels: !ref <n_mels>", "    n_mels: !ref <n_mels>\n    sample_rate: 8000", "sample_rate 8000; only 16000"),
         ("    n_mels: !ref <n_mels>", "    n_mels: !ref <bins>", "'<bins>' cannot be followed"),
         ("    n_mels: !ref <n_mels>", "    n_mels: !ref <n_mels> // 2", "cannot be followed"),
-        ("    n_mels: !ref <n_mels>", "    n_mels: 40", "takes 80 mel bins, the front-end gives 40"),
+        ("    n_mels: !ref <n_mels>", "    n_mels: 40", "takes 80 bins, the front-end gives 40"),
         ("n_mels: 80\n", "n_mels: !ref <n_mels>\n", "in a circle"),
         ("n_mels: 80\n", "n_mels: [80\n", "as YAML"),
         ("compute_features: !new", "features: !new", "no compute_features"),

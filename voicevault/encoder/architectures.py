@@ -13,14 +13,27 @@ from voicevault.encoder.ecapa import EcapaConfig, EcapaTdnn
 from voicevault.encoder.fbank import SpeechBrainConfig, SpeechBrainFbank
 from voicevault.encoder.frontend import FrontendConfig, LogMel
 from voicevault.encoder.onnx import OnnxConfig, OnnxNetwork
+from voicevault.encoder.spectra import (
+    MelPower,
+    MelPowerConfig,
+    Mfcc,
+    MfccConfig,
+    Spectrogram,
+    SpectrogramConfig,
+)
 from voicevault.encoder.waveform import RawWaveform, WaveformConfig
 from voicevault.encoder.wavlm import WavLMConfig, WavLMXVector
 
-AnyFrontend = FrontendConfig | SpeechBrainConfig | WaveformConfig
+AnyFrontend = (
+    FrontendConfig | MfccConfig | SpectrogramConfig | MelPowerConfig | SpeechBrainConfig | WaveformConfig
+)
 AnyArchitecture = EcapaConfig | WavLMConfig | OnnxConfig
 
 FRONTENDS: Mapping[str, tuple[type[Any], type[nn.Module]]] = {
     "kaldi": (FrontendConfig, LogMel),
+    "mfcc": (MfccConfig, Mfcc),
+    "spectrogram": (SpectrogramConfig, Spectrogram),
+    "mel-power": (MelPowerConfig, MelPower),
     "speechbrain": (SpeechBrainConfig, SpeechBrainFbank),
     "waveform": (WaveformConfig, RawWaveform),
 }
@@ -46,7 +59,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         given, taken = getattr(self.frontend, "bins", None), getattr(self.architecture, "bins", None)
         if given != taken:
-            wanted, got = ("samples" if bins is None else f"{bins} mel bins" for bins in (taken, given))
+            wanted, got = ("samples" if bins is None else f"{bins} bins" for bins in (taken, given))
             raise ValueError(f"the network takes {wanted}, the front-end gives {got}")
 
     def to_json(self) -> dict[str, Any]:

@@ -5,7 +5,9 @@ Every frame is computed from its own samples alone, so padding behind a recordin
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,24 @@ from voicevault.encoder.config import LATER
 from voicevault.types import SAMPLE_RATE
 
 WINDOWS = ("povey", "hamming", "hann")
+NYQUIST = SAMPLE_RATE / 2
+
+
+class Framing(Protocol):
+    """How the config of a Kaldi front-end says what a frame is; see `FrontendConfig`."""
+
+    @property
+    def window(self) -> str: ...
+    @property
+    def window_ms(self) -> float: ...
+    @property
+    def hop_ms(self) -> float: ...
+    @property
+    def preemphasis(self) -> float: ...
+    @property
+    def scale(self) -> float: ...
+    @property
+    def normalise(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +68,34 @@ class FrontendConfig:
     dither: float = field(default=0.0, metadata=LATER)
 
     def __post_init__(self) -> None:
-        if self.window not in WINDOWS:
-            raise ValueError(f"unknown window {self.window!r}: choose {', '.join(WINDOWS)}")
-        for name, low, high in (
-            ("bins", 1, 512),
-            ("window_ms", 1.0, 1000.0),
-            ("hop_ms", 1.0, 1000.0),
-            ("low_hz", 0.0, SAMPLE_RATE / 2),
-            ("high_hz", self.low_hz + 1.0, SAMPLE_RATE / 2),
-            ("preemphasis", 0.0, 0.9999),
-            ("scale", 1e-6, 1e6),
-            ("dither", 0.0, 1e6),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be in {low:g} to {high:g}, not {getattr(self, name)!r}")
+        check_framing(self)
+        check_ranges(
+            self,
+            bins=(1, 512),
+            low_hz=(0.0, NYQUIST),
+            high_hz=(self.low_hz + 1.0, NYQUIST),
+            dither=(0.0, 1e6),
+        )
+
+
+def check_ranges(config: object, **ranges: tuple[float, float]) -> None:
+    """Raises ValueError for the first attribute that is not in its range, ends included."""
+    for name, (low, high) in ranges.items():
+        if not low <= getattr(config, name) <= high:
+            raise ValueError(f"{name} must be in {low:g} to {high:g}, not {getattr(config, name)!r}")
+
+
+def check_framing(config: Framing) -> None:
+    """Raises ValueError for a window, frame or pre-emphasis that cannot be."""
+    if config.window not in WINDOWS:
+        raise ValueError(f"unknown window {config.window!r}: choose {', '.join(WINDOWS)}")
+    check_ranges(
+        config,
+        window_ms=(1.0, 1000.0),
+        hop_ms=(1.0, 1000.0),
+        preemphasis=(0.0, 0.9999),
+        scale=(1e-6, 1e6),
+    )
 
 
 def mel_filters(bins: int, fft_size: int, low_hz: float, high_hz: float) -> Tensor:
@@ -102,23 +136,84 @@ def squared(spectrum: Tensor) -> Tensor:
     return spectrum.real.square() + spectrum.imag.square()
 
 
-class LogMel(nn.Module):
+class KaldiFrames(nn.Module, ABC):
+    """What the front-ends of Kaldi share: samples [batch, n] in [-1, 1] and their lengths -> features and frame counts.
+
+    Frames without their mean, pre-emphasised, windowed and padded with zeros to a power of two. Frames of the result beyond an
+    item's own are zero.
+    """
+
+    window: Tensor
+
+    def __init__(self, framing: Framing) -> None:
+        super().__init__()
+        self.framing = framing
+        self.frame = round(SAMPLE_RATE * framing.window_ms / 1000)
+        self.hop = round(SAMPLE_RATE * framing.hop_ms / 1000)
+        self.fft_size = fft_size(framing)
+        self.register_buffer("window", make_window(framing.window, self.frame), persistent=False)
+
+    @abstractmethod
+    def features(self, frames: Tensor) -> Tensor:
+        """Frames without their mean, float32 [batch, frames, samples] -> features float32 [batch, frames, bins]."""
+
+    def minimum_samples(self, frames: int) -> int:
+        """The least number of samples that give that many frames."""
+        return self.frame + (frames - 1) * self.hop
+
+    def frames(self, samples: int) -> int:
+        """How many frames a recording of that many samples has."""
+        return max(0, 1 + (samples - self.frame) // self.hop)
+
+    def power(self, frames: Tensor) -> Tensor:
+        """Frames as `features` takes them -> their power spectrum, float32 [batch, frames, fft_size / 2 + 1]."""
+        if self.framing.preemphasis:
+            previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
+            frames = frames - self.framing.preemphasis * previous
+        return squared(torch.fft.rfft(frames * self.window, n=self.fft_size))
+
+    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """With `lengths` None every item is as long as the batch, and no mask is needed.
+
+        Returns:
+            Features float32 [batch, bins, frames] and frame counts int64 [batch] (None where `lengths` was None).
+        """
+        frames = (waveforms.float() * self.framing.scale).unfold(-1, self.frame, self.hop)
+        features = self.features(frames - frames.mean(dim=-1, keepdim=True)).transpose(1, 2)
+        if lengths is None:
+            if self.framing.normalise:
+                features = features - features.mean(dim=-1, keepdim=True)
+            return features, None
+        counts = torch.div(lengths - self.frame, self.hop, rounding_mode="floor") + 1
+        mask = (torch.arange(features.shape[-1], device=features.device) < counts[:, None])[:, None]
+        if self.framing.normalise:
+            mean = (features * mask).sum(dim=-1, keepdim=True) / counts[:, None, None]
+            features = features - mean
+        return features * mask, counts
+
+
+def fft_size(framing: Framing) -> int:
+    """The power of two that holds a frame."""
+    return 1 << (round(SAMPLE_RATE * framing.window_ms / 1000) - 1).bit_length()
+
+
+def log(power: Tensor) -> Tensor:
+    """Natural logarithm with Kaldi's floor."""
+    return power.clamp(min=torch.finfo(torch.float32).eps).log()
+
+
+class LogMel(KaldiFrames):
     """Samples [batch, n] in [-1, 1] and their lengths -> features [batch, bins, frames] and frame counts.
 
     Frames beyond an item's own are zero.
     """
 
-    window: Tensor
     filters: Tensor
     dither: Tensor | None
 
     def __init__(self, config: FrontendConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.config = config
-        self.frame = round(SAMPLE_RATE * config.window_ms / 1000)
-        self.hop = round(SAMPLE_RATE * config.hop_ms / 1000)
-        self.fft_size = 1 << (self.frame - 1).bit_length()
-        self.register_buffer("window", make_window(config.window, self.frame), persistent=False)
         filters = mel_filters(config.bins, self.fft_size, config.low_hz, config.high_hz)
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("dither", self._dither_power() if config.dither else None, persistent=False)
@@ -132,37 +227,8 @@ class LogMel(nn.Module):
         expected: Tensor = (self.config.dither**2 * power).float()
         return expected
 
-    def minimum_samples(self, frames: int) -> int:
-        """The least number of samples that give that many frames."""
-        return self.frame + (frames - 1) * self.hop
-
-    def frames(self, samples: int) -> int:
-        """How many frames a recording of that many samples has."""
-        return max(0, 1 + (samples - self.frame) // self.hop)
-
-    def forward(self, waveforms: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """With `lengths` None every item is as long as the batch, and no mask is needed.
-
-        Returns:
-            Features float32 [batch, bins, frames] and frame counts int64 [batch] (None where `lengths` was None).
-        """
-        frames = (waveforms.float() * self.config.scale).unfold(-1, self.frame, self.hop)
-        frames = frames - frames.mean(dim=-1, keepdim=True)
-        if self.config.preemphasis:
-            previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
-            frames = frames - self.config.preemphasis * previous
-        power = squared(torch.fft.rfft(frames * self.window, n=self.fft_size))
+    def features(self, frames: Tensor) -> Tensor:
+        power = self.power(frames)
         if self.dither is not None:
             power = power + self.dither
-        energies = (power @ self.filters).clamp(min=torch.finfo(torch.float32).eps).log()
-        features = energies.transpose(1, 2)
-        if lengths is None:
-            if self.config.normalise:
-                features = features - features.mean(dim=-1, keepdim=True)
-            return features, None
-        counts = torch.div(lengths - self.frame, self.hop, rounding_mode="floor") + 1
-        mask = (torch.arange(features.shape[-1], device=features.device) < counts[:, None])[:, None]
-        if self.config.normalise:
-            mean = (features * mask).sum(dim=-1, keepdim=True) / counts[:, None, None]
-            features = features - mean
-        return features * mask, counts
+        return log(power @ self.filters)
