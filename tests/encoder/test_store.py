@@ -137,6 +137,7 @@ def test_a_model_is_kept_once(folder: Path, store: ModelStore) -> None:
 
 def test_the_store_is_the_owners(folder: Path, store: ModelStore) -> None:
     added = import_model(store, folder)
+    assert os.stat(store.folder.parent).st_mode & 0o077 == 0
     assert os.stat(store.folder).st_mode & 0o077 == 0
     assert os.stat(added.folder).st_mode & 0o077 == 0
 

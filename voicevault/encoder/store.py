@@ -15,11 +15,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from voicevault import __version__
 from voicevault.encoder.lazy import ModelIdentity, default_model_dir, read_identity
 from voicevault.errors import CheckpointError, ModelExistsError, ModelNotFoundError, RequestError
 
@@ -169,7 +170,15 @@ class ModelStore:
         stem = re.sub(r"[^a-z0-9._-]+", "-", identity.name.lower()).strip("-._") or "model"
         name = f"{stem}-{identity.model_id[:8]}"
         try:
-            return self.add(name, lambda work: copy_own(folder, work), check=False)
+            return self.add(
+                name,
+                lambda work: (
+                    replace(copy_own(folder, work), origin=f"voicevault {__version__}")
+                    if folder == default_model_dir()
+                    else copy_own(folder, work)
+                ),
+                check=False,
+            )
         except ModelExistsError:  # another process was faster
             return self.get(name)
 
@@ -196,7 +205,8 @@ class ModelStore:
     @contextmanager
     def _workplace(self) -> Iterator[Path]:
         """An empty folder in the store; what is still there at the end is deleted."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (self.folder.parent, self.folder):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for left in self.folder.glob(".import-*"):  # by a process that died
             if left.suffix != ".old" and time.time() - left.stat().st_mtime > STALE:
                 shutil.rmtree(left, ignore_errors=True)
