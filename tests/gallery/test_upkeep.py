@@ -135,6 +135,24 @@ def test_what_is_forgotten_leaves_the_file_before_the_call_returns(
         assert galleries.rebuilds == 0
 
 
+def test_an_erasure_waits_for_no_compaction(place: Path, store: Store, oracle: Oracle) -> None:
+    """Of a process that learns of the removal from the database, while its other thread is busy."""
+    folder, release = place / "compressed", threading.Event()
+    path = next(folder.glob("*.base"))
+    data, name = path.read_bytes(), "s3"
+    voice = oracle.vectors[oracle.names[name]].tobytes()
+    copies = data.count(voice)
+    with closing(Galleries(store, folder, COMPRESSED)) as galleries:
+        galleries.current("c")
+        galleries._later("upkeep", lambda: release.wait(60) and None)
+        try:
+            oracle.forget(store, name)
+            oracle.check(galleries, PROBES[:1], 5)
+            eventually(lambda: path.read_bytes().count(voice) == copies - 1)
+        finally:
+            release.set()
+
+
 def test_damage_found_by_a_search_or_in_the_background_costs_a_rebuild(
     place: Path, store: Store, oracle: Oracle, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -185,7 +203,7 @@ def test_many_collections_are_opened_lazily_and_let_go_of(tmp_path: Path, oracle
         for number in [*range(60), *range(20)]:
             galleries.current(f"c{number}")
             assert len(galleries._held) <= 8
-        assert threading.active_count() <= threads + 1
+        assert threading.active_count() <= threads + 2
         assert len(os.listdir("/proc/self/fd")) <= files + 4
         recent = [galleries._store.position(f"c{number}").uuid for number in range(12, 20)]
         assert list(galleries._held) == recent
@@ -240,6 +258,7 @@ def test_a_compaction_that_is_killed_costs_nothing(
     with closing(Galleries(store, folder, COMPRESSED)) as galleries:
         oracle.check(galleries, PROBES, 5)
         assert galleries.rebuilds == 0
+        assert not list(folder.glob("*.tmp"))
         galleries.compact("c")
         assert base_of(galleries) == store.position("c").generation
         oracle.check(galleries, PROBES, 5)

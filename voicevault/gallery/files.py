@@ -84,7 +84,12 @@ class IndexFiles:
 
     def open(self, collection: str, position: GalleryPosition) -> Index | None:
         """The index from its file; None where there is none that can be used, which is logged."""
-        found = self._opened(collection, position, self.base(position.uuid))
+        found = None
+        if self.base(position.uuid).exists():
+            with claim(self._lock(position.uuid)) as mine:
+                if mine:
+                    self._clean(position.uuid)  # what was forgotten since must not stay in leftovers
+            found = self._opened(collection, position, self.base(position.uuid))
         return found or self._opened(collection, position, self.flat(position.uuid))
 
     def build(self, collection: str) -> tuple[GalleryPosition, Index]:

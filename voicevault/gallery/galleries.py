@@ -44,7 +44,8 @@ class Galleries:
     """One index per collection, found by the collection's UUID, opened when it is first asked for. Thread-safe.
 
     The files under `folder` are a cache: a missing, damaged or foreign one costs a rebuild, and one that
-    cannot be written costs the next start a rebuild. One thread in the background compacts, erases and checks.
+    cannot be written costs the next start a rebuild. In the background one thread compacts and checks, and another
+    erases, so that no erasure waits for a compaction.
 
     Args:
         limits: Tiers, and what is held at a time.
@@ -59,7 +60,7 @@ class Galleries:
         self._lock = Lock()
         self._building: dict[str, Lock] = {}
         self._rebuilding: set[str] = set()
-        self._background: ThreadPoolExecutor | None = None
+        self._background: dict[str, ThreadPoolExecutor] = {}
         self.rebuilds = 0
         """Indexes that were read from the database because their file was missing or could not be used."""
 
@@ -147,7 +148,7 @@ class Galleries:
             if isinstance(index, FlatIndex):
                 self._delete_file(held)
             else:
-                self._later(lambda: self._erase(held))
+                self._later("erase", lambda: self._erase(held))
         self._look_after(held)
         return True
 
@@ -185,7 +186,7 @@ class Galleries:
             if other.index.stats().vectors >= WORTH_SAVING:
                 self._save(other)
         if isinstance(held.index, CompressedIndex):
-            self._later(lambda: self._scrub(held))
+            self._later("upkeep", lambda: self._scrub(held))
         self._look_after(held)
 
     # --- files -------------------------------------------------------------------------------------------
@@ -238,8 +239,8 @@ class Galleries:
         """Ends what runs in the background, and saves what changed."""
         with self._lock:
             self._stop.set()
-        if self._background is not None:
-            self._background.shutdown(wait=True, cancel_futures=True)
+        for threads in self._background.values():
+            threads.shutdown(wait=True, cancel_futures=True)
         for held in list(self._held.values()):
             self._save(held)
             held.index.close()
@@ -276,13 +277,13 @@ class Galleries:
 
     # --- in the background -------------------------------------------------------------------------------
 
-    def _later(self, work: Callable[[], None]) -> None:
+    def _later(self, thread: str, work: Callable[[], None]) -> None:
         with self._lock:
             if self._stop.is_set():
                 return
-            if self._background is None:
-                self._background = ThreadPoolExecutor(1, thread_name_prefix="voicevault-index")
-            self._background.submit(_logged, work)
+            if thread not in self._background:
+                self._background[thread] = ThreadPoolExecutor(1, thread_name_prefix=f"voicevault-{thread}")
+            self._background[thread].submit(_logged, work)
 
     def _look_after(self, held: _Held) -> None:
         """Has the index compacted, or moved to another tier, where that is due."""
@@ -290,7 +291,7 @@ class Galleries:
             return
         if not held.upkeep.locked():
             held.upkeep_after = time.monotonic() + _UPKEEP_PAUSE
-            self._later(lambda: self._upkeep(held))
+            self._later("upkeep", lambda: self._upkeep(held))
 
     def _upkeep(self, held: _Held) -> None:
         if self._limits.upkeep_due(held.index) and held.upkeep.acquire(blocking=False):
