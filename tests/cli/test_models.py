@@ -116,3 +116,33 @@ def test_quantize_and_bench(run: Run, tiny_model: Path, ada: list[Path], tmp_pat
     )
     assert 0.9 < own.json["score"] < 1, "the two precisions meet in one collection, and are not the same"
     assert "[MODEL_NOT_FOUND]" in run("models", "quantize", "nobody", "--calibration", speech).err
+
+
+def test_a_collection_changes_its_model_and_goes_back(
+    run: Run, folder: Path, ada: list[Path], bob: list[Path]
+) -> None:
+    assert run("models", "import", folder).code == 0
+    assert run("collections", "create", "staff", "--keep-audio", "--json").json["keeps_audio"] is True
+    for speaker, files in (("ada", ada), ("bob", bob)):
+        assert run("enroll", speaker, *files[:2], "--collection", "staff").code == 0
+    first = run("models", "migrate", "staff", "spkrec", "--dry-run")
+    assert (
+        "4 recordings are embedded" in first.err
+        and "EER over 2 pairs of one speaker and 4 of two" in first.err
+    )
+    assert "Nothing was switched" in first.out
+    switched = run("models", "migrate", "staff", "spkrec", "--yes", "--json").json
+    assert switched["enroll_again"] == []
+    asked = ("identify", ada[2], "--collection", "staff", "--threshold", "0.1", "--json")
+    assert run(*asked).json["model_id"] == switched["to_model"]
+    assert run("models", "migrate", "staff", switched["from_model"][:12], "--yes").code == 0
+    assert run(*asked).json["model_id"] == switched["from_model"]
+
+
+def test_a_migration_names_who_must_enroll_again(run: Run, folder: Path, ada: list[Path]) -> None:
+    run("models", "import", folder)
+    assert run("enroll", "ada", ada[0]).code == 0
+    told = run("models", "migrate", "default", "spkrec", "--yes")
+    assert told.code == 5
+    assert "Must enroll again: ada" in told.err and "--leave-out" in told.err
+    assert run("models", "migrate", "default", "spkrec", "--yes", "--leave-out").code == 0

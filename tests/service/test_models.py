@@ -38,8 +38,9 @@ def test_collections_on_different_models(
         assert [m["default"] for m in models] == [True, *[False] * (len(models) - 1)]
         assert models[0]["model_id"] == first
         assert [m["thresholds"] for m in models if m["model_id"] == second] == [[]]
-        made = client.post("/v1/collections", json={"name": "second", "model": second})
-        assert (made.status_code, made.json()["model_id"]) == (201, second)
+        made = client.post("/v1/collections", json={"name": "second", "model": second, "keep_audio": True})
+        assert (made.status_code, made.json()["model_id"], made.json()["keeps_audio"]) == (201, second, True)
+        assert client.get("/v1/collections/default").json()["keeps_audio"] is False
         for collection in ("default", "second"):
             ask(client, f"{collection}/speakers/ada/enrollments")
         answers = [ask(client, f"{name}/identify", threshold=0.9) for name in ("default", "second")]
