@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from voicevault.errors import IndexUnavailableError
 from voicevault.index.base import Base
-from voicevault.index.flat import PRODUCT_BATCH, FlatIndex, check_question
+from voicevault.index.flat import PRODUCT_BATCH, FlatIndex, check_level, check_question
 from voicevault.index.locks import ReadWriteLock
 from voicevault.index.products import Nearest, ranked
 from voicevault.types import (
@@ -101,18 +101,20 @@ class CompressedIndex:
         points = check_question(probes, self._base.position.dim, k, allow)
         with self._lock.read():
             self._check_open()
-            new = self._delta.search(points, k, allow, at_least)
+            generation = self._delta.generation
+            check_level(generation, at_least)
             if 0 < len(points) < PRODUCT_BATCH:
                 parts = [self._one(point, k, allow) for point in points]
                 # The same rows were allowed for all, so all have found as many.
                 ids, scores = np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts])
             else:
                 ids, scores = self._compared(points, k, self._rows(allow))
-        ids, scores = np.hstack([ids, new.ids]), np.hstack([scores, new.scores])
-        order = np.lexsort((ids, -scores), axis=1)[:, :k]
-        return SearchResult(
-            np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1), new.generation
-        )
+            new_ids, new_scores = self._delta.best(points, k, allow)
+        if new_ids.shape[1]:
+            ids, scores = np.hstack([ids, new_ids]), np.hstack([scores, new_scores])
+            order = np.lexsort((ids, -scores), axis=1)[:, :k]
+            ids, scores = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
+        return SearchResult(ids, scores, generation)
 
     @property
     def generation(self) -> int:

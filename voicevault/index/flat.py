@@ -160,25 +160,22 @@ class FlatIndex:
         points = check_question(probes, self._position.dim, k, allow)
         with self._lock.read():
             self._check_open()
-            generation = self._position.generation
-            if generation < at_least:
-                raise IndexUnavailableError(
-                    "The index has not caught up with the collection.",
-                    generation=generation,
-                    at_least=at_least,
-                )
-            slots = None if allow is None else self._slots_of(allow)
-            wanted = min(k, len(self._slots) if slots is None else len(slots))
-            if not wanted or not len(points):
-                ids = np.empty((len(points), wanted), dtype=np.int64)
-                scores = np.empty((len(points), wanted), dtype=np.float32)
-            elif len(points) < PRODUCT_BATCH:
-                rows = np.arange(len(self._slots)) if slots is None else slots
-                found = [best_rows(point, wanted, self._vectors, self._keys, rows) for point in points]
-                ids, scores = np.stack([one[0] for one in found]), np.stack([one[1] for one in found])
-            else:
-                ids, scores = self._products(points, wanted, slots)
-        return SearchResult(ids, scores, generation)
+            check_level(self._position.generation, at_least)
+            ids, scores = self.best(points, k, allow)
+            return SearchResult(ids, scores, self._position.generation)
+
+    def best(self, points: Float32Array, k: int, allow: Int64Array | None) -> tuple[Int64Array, Float32Array]:
+        """`search` without its checks, for a caller who keeps changes away."""
+        slots = None if allow is None else self._slots_of(allow)
+        wanted = min(k, len(self._slots) if slots is None else len(slots))
+        if not wanted or not len(points):
+            shape = (len(points), wanted)
+            return np.empty(shape, dtype=np.int64), np.empty(shape, dtype=np.float32)
+        if len(points) >= PRODUCT_BATCH:
+            return self._products(points, wanted, slots)
+        rows = np.arange(len(self._slots)) if slots is None else slots
+        found = [best_rows(point, wanted, self._vectors, self._keys, rows) for point in points]
+        return np.stack([one[0] for one in found]), np.stack([one[1] for one in found])
 
     @property
     def generation(self) -> int:
@@ -280,3 +277,11 @@ def check_question(probes: Float32Array, dim: int, k: int, allow: Int64Array | N
     if allow is not None and (allow.ndim != 1 or allow.dtype != np.int64 or (allow[1:] <= allow[:-1]).any()):
         raise RequestError("The filter must be a sorted list of unique int64 ids.")
     return points
+
+
+def check_level(generation: int, at_least: int) -> None:
+    """Raises IndexUnavailableError where an index at `generation` lies behind."""
+    if generation < at_least:
+        raise IndexUnavailableError(
+            "The index has not caught up with the collection.", generation=generation, at_least=at_least
+        )
