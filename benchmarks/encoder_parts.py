@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from voicevault.types import Float32Array
+from benchmarks.workbench import speech_clip
+from voicevault.types import Float32Array, ManifestRow
+
+if TYPE_CHECKING:
+    from voicevault.embedding import EmbeddingPipeline
 
 Call = Callable[[], object]
 
@@ -130,6 +135,58 @@ class Bare:
         if len(items) == 1:
             return lambda: call(items[0])
         return lambda: list(self._pool.map(call, items))
+
+
+class Clips:
+    """Clips of speech, each from the next speaker."""
+
+    def __init__(self, pipeline: EmbeddingPipeline, speakers: Sequence[Sequence[ManifestRow]]) -> None:
+        self._pipeline, self._speakers, self._next = pipeline, speakers, 0
+
+    def cut(self, seconds: float) -> Float32Array:
+        from voicevault.audio.level import normalise
+
+        rows = self._speakers[self._next % len(self._speakers)]
+        turn = self._next // len(self._speakers) % len(rows)
+        self._next += 1
+        return normalise(speech_clip(self._pipeline, [*rows[turn:], *rows[:turn]], seconds))
+
+
+def gpu_call(folder: Path, waveforms: Sequence[Float32Array]) -> dict[str, Call] | None:
+    """The model on a GPU in bfloat16, by the GPU's name; None where there is none."""
+    import torch
+
+    from voicevault.encoder.encoder import ModelEncoder
+
+    if not torch.cuda.is_available():
+        return None
+    encoder = ModelEncoder(folder, device="cuda", precision="bf16")
+    return {torch.cuda.get_device_name(): lambda: encoder.embed(waveforms)}
+
+
+def default_model(folder: Path, waveforms: Sequence[Float32Array]) -> dict[str, Call]:
+    """The model of the options on one thread: by its engine, and in plain torch."""
+    import torch
+
+    from voicevault.encoder.checkpoint import load_checkpoint
+    from voicevault.encoder.encoder import ModelEncoder
+    from voicevault.encoder.engine import torch_threads
+    from voicevault.encoder.engine_torch import TorchEngine
+
+    plain = TorchEngine(load_checkpoint(folder)[0], torch.device("cpu"))
+
+    def in_torch() -> object:
+        with torch_threads(1):
+            return plain.embed(waveforms)
+
+    return {"engine": partial(ModelEncoder(folder, threads=1).embed, waveforms), "torch": in_torch}
+
+
+def closest(peer: SpeechBrain, speech: Sequence[Float32Array]) -> float:
+    """The largest cosine between two different recordings: what equality is to be seen against."""
+    vectors = np.concatenate([peer.embed([samples]) for samples in speech])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return float((vectors @ vectors.T)[np.triu_indices(len(vectors), 1)].max())
 
 
 def cosines(a: Float32Array, b: Float32Array) -> Float32Array:

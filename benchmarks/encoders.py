@@ -14,32 +14,39 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.benchmark import Benchmark, Bound, Metrics, Options, Table, Unmeasured, option
-from benchmarks.encoder_parts import Bare, Call, SpeechBrain, cosines
+from benchmarks.encoder_parts import Bare, Call, Clips, SpeechBrain, closest, cosines, default_model, gpu_call
 from benchmarks.plots import COLORS, INK, footer, legend, new_figure, save
 from benchmarks.report import where
 from benchmarks.rows import Recorded, Rows
 from benchmarks.timing import interleaved, latency
-from benchmarks.workbench import by_speaker, find_recordings, model_path, speech_clip
+from benchmarks.workbench import by_speaker, find_recordings, model_path
 from voicevault.cores import available_cores
 from voicevault.errors import RequestError
-from voicevault.types import Float32Array, ManifestRow
+from voicevault.types import Float32Array
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from voicevault.embedding import EmbeddingPipeline
 
 PEER, FP32, INT8 = "SpeechBrain", "float32", "int8"
 FRONT_END, BARE, DEFAULT = "front-end", "bare", "default model"
 CASES = ("3 s", "10 s", "16 of 2 to 4 s")
+GPU_RECORDINGS = 2048
 REST = 0.02
 """Seconds between calls: threads that wait actively in one library must not slow the next contender down."""
+
+
+def _threads() -> tuple[int, ...]:
+    """Thread counts that the peer may choose from: 1, 2, 4, ... and every core."""
+    cores = available_cores()
+    return tuple(sorted({min(1 << i, cores) for i in range(cores.bit_length() + 1)}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodersOptions(Options):
     widths: tuple[int, ...] = option((512, 1024), "channels of the networks that are compared", least=16)
     rounds: int = option(15, "timed calls per contender and case", least=2)
+    peer_threads: tuple[int, ...] = option(_threads(), "thread counts that SpeechBrain may choose from")
     calibration: int = option(100, "recordings that int8 is calibrated on", least=8)
 
 
@@ -53,14 +60,14 @@ def measure(options: EncodersOptions, rows: Rows, progress: Progress) -> None:
     folder = model_path(options)
     task = progress.add_task("listening", total=None)
     pipeline = EmbeddingPipeline(load_encoder(folder, threads=1))
-    clips = _Clips(pipeline, list(speakers.values()))
+    clips = Clips(pipeline, list(speakers.values()))
     speech = [clips.cut(2.0 + 4.0 * (i % 8) / 7) for i in range(options.calibration)]
     cases = {
         CASES[0]: [clips.cut(3.0)],
         CASES[1]: [clips.cut(10.0)],
         CASES[2]: [clips.cut(2.0 + 2.0 * i / 15) for i in range(16)],
     }
-    total = options.rounds * (len(options.widths) * len(cases) * (len(_threads()) + 8) + 2)
+    total = options.rounds * (len(options.widths) * len(cases) * (len(options.peer_threads) + 8) + 2)
     progress.update(task, description="calls", total=total)
 
     def step() -> None:
@@ -71,30 +78,9 @@ def measure(options: EncodersOptions, rows: Rows, progress: Progress) -> None:
         with tempfile.TemporaryDirectory(prefix="model-", dir=rows.path.parent) as made:
             _compare(options, rows, width, Path(made) / "model", speech, cases, step)
     for sample in interleaved(
-        _default_model(folder, cases[CASES[0]]), options.rounds, seed=options.seed, warmup=2, step=step
+        default_model(folder, cases[CASES[0]]), options.rounds, seed=options.seed, warmup=2, step=step
     ):
         rows.append("default", contender=sample.name, seconds=sample.wall, cpu=sample.cpu)
-
-
-class _Clips:
-    """Clips of speech, each from the next speaker."""
-
-    def __init__(self, pipeline: EmbeddingPipeline, speakers: Sequence[Sequence[ManifestRow]]) -> None:
-        self._pipeline, self._speakers, self._next = pipeline, speakers, 0
-
-    def cut(self, seconds: float) -> Float32Array:
-        from voicevault.audio.level import normalise
-
-        rows = self._speakers[self._next % len(self._speakers)]
-        turn = self._next // len(self._speakers) % len(rows)
-        self._next += 1
-        return normalise(speech_clip(self._pipeline, [*rows[turn:], *rows[:turn]], seconds))
-
-
-def _threads() -> list[int]:
-    """Thread counts that the peer may choose from: 1, 2, 4, ... and every core."""
-    cores = available_cores()
-    return sorted({min(1 << i, cores) for i in range(cores.bit_length() + 1)})
 
 
 def _compare(
@@ -118,15 +104,18 @@ def _compare(
         INT8: ModelEncoder(folder, threads=threads, precision="int8"),
     }
     bare = {FP32: Bare(folder, "fp32", threads), INT8: Bare(folder, "int8", threads)}
+    if (on_gpu := gpu_call(folder, cases[CASES[0]] * GPU_RECORDINGS)) is not None:
+        for sample in interleaved(on_gpu, options.rounds, warmup=3):
+            rows.append("gpu", width=width, gpu=sample.name, recordings=GPU_RECORDINGS, seconds=sample.wall)
     for case, waveforms in cases.items():
         alone = np.concatenate([peer.embed([samples]) for samples in waveforms])
-        rows.append("spread", width=width, case=case, cosine=_closest(peer, speech[:8]))
+        rows.append("spread", width=width, case=case, cosine=closest(peer, speech[:8]))
         found = {PEER: peer.embed(waveforms)} | {name: one.embed(waveforms) for name, one in ours.items()}
         for name, vectors in found.items():
             lowest = float(cosines(vectors, alone).min())
             rows.append("cosine", width=width, case=case, contender=name, lowest=lowest)
         calls: dict[str, Call] = {
-            f"{PEER}\t{count}": peer.on_threads(count, waveforms) for count in _threads()
+            f"{PEER}\t{count}": peer.on_threads(count, waveforms) for count in options.peer_threads
         }
         for name, one in ours.items():
             calls[f"{name}\t"] = partial(one.embed, waveforms)
@@ -144,31 +133,6 @@ def _compare(
                 seconds=sample.wall,
                 cpu=sample.cpu,
             )
-
-
-def _closest(peer: SpeechBrain, speech: Sequence[Float32Array]) -> float:
-    """The largest cosine between two different recordings: what equality is to be seen against."""
-    vectors = np.concatenate([peer.embed([samples]) for samples in speech])
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    return float((vectors @ vectors.T)[np.triu_indices(len(vectors), 1)].max())
-
-
-def _default_model(folder: Path, waveforms: Sequence[Float32Array]) -> dict[str, Call]:
-    """The model of the options on one thread: by its engine, and in plain torch."""
-    import torch
-
-    from voicevault.encoder.checkpoint import load_checkpoint
-    from voicevault.encoder.encoder import ModelEncoder
-    from voicevault.encoder.engine import torch_threads
-    from voicevault.encoder.engine_torch import TorchEngine
-
-    plain = TorchEngine(load_checkpoint(folder)[0], torch.device("cpu"))
-
-    def in_torch() -> object:
-        with torch_threads(1):
-            return plain.embed(waveforms)
-
-    return {"engine": partial(ModelEncoder(folder, threads=1).embed, waveforms), "torch": in_torch}
 
 
 def metrics(recorded: Recorded) -> Metrics:
@@ -201,6 +165,11 @@ def metrics(recorded: Recorded) -> Metrics:
     derived["float32_cosine"] = min(lowest) if lowest else Unmeasured("no network of 512 or 1,024 channels")
     worst = [v for k, v in derived.items() if k.endswith("over_parts") and isinstance(v, float)]
     derived["over_parts"] = max(worst) if worst else Unmeasured("no network of 512 or 1,024 channels")
+    gpu = recorded.where("gpu", width=1024)
+    rates = [row["recordings"] / row["seconds"] for row in gpu]
+    derived["gpu_per_second"] = (
+        latency(rates).p50 if rates else Unmeasured("no GPU, or no network of 1,024 channels")
+    )
     return derived
 
 
@@ -321,9 +290,16 @@ BENCHMARK = Benchmark(
             at_most=1.15,
             why="bare forward pass in the best way, plus the front-end's own time",
         ),
+        Bound(
+            name="bfloat16 on a GPU, C = 1024, 3 s",
+            metric="gpu_per_second",
+            unit="recordings/s",
+            at_least=10_000.0,
+            why="a GPU of the H200's class",
+        ),
         Bound(name="the model, 3 s, one core", metric="default_engine_ms", unit="ms", at_most=15.0),
         Bound(name="the model in plain torch", metric="default_torch_ms", unit="ms", at_most=25.0),
     ),
     default=False,
-    quick={"widths": (64,), "rounds": 2, "calibration": 8},
+    quick={"widths": (64,), "rounds": 2, "calibration": 8, "peer_threads": (1,)},
 )

@@ -109,6 +109,25 @@ def test_search(measured: Any) -> None:
     assert {bound["outcome"] for bound in found["bounds"]} == {"pass", "not measured"}
 
 
+def test_encoders(measured: Any) -> None:
+    pytest.importorskip("speechbrain", reason="speechbrain is not installed")
+    from benchmarks.encoders import BARE, CASES, FP32, FRONT_END, INT8, PEER
+
+    found, recorded = measured("encoders", "--widths", "32", "--rounds", "2")
+    for case in CASES:
+        ours, int8, theirs = (
+            recorded.values("lowest", "cosine", case=case, contender=name)[0] for name in (FP32, INT8, PEER)
+        )
+        assert ours >= 0.9999
+        assert 0.9 < int8 < 1 - 1e-5
+        assert theirs >= 0.9999 or case == CASES[2], "only its batches change its answers"
+        contenders = recorded.distinct("contender", "call", case=case)
+        assert set(contenders) == {PEER, FP32, INT8, f"{BARE} {FP32}", f"{BARE} {INT8}", FRONT_END}
+        assert all(seconds > 0 for seconds in recorded.values("seconds", "call", case=case))
+    assert found["metrics"]["default_engine_ms"] > 0
+    assert {bound["outcome"] for bound in found["bounds"]} <= {"pass", "fail", "not measured"}
+
+
 def test_accuracy(measured: Any, tiny_model: Path, tmp_path: Path) -> None:
     from benchmarks.workbench import bundled_voices
     from voicevault import Vault
