@@ -252,6 +252,15 @@ def test_truncated_weights(folder: Path, size: int) -> None:
         read_speechbrain(folder, "x")
 
 
+def test_an_archive_with_a_broken_directory(folder: Path) -> None:
+    path = folder / "embedding_model.ckpt"
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"PK\x01\x02")] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_speechbrain(folder, "x")
+
+
 @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {1: torch.zeros(1)}, {}, torch.zeros(3)], ids=repr)
 def test_weights_that_are_no_state_dict(folder: Path, content: Any) -> None:
     torch.save(content, folder / "embedding_model.ckpt")

@@ -63,7 +63,10 @@ def open_session(path: Path) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        # Without its fallback, which prints to stdout and tries the same again.
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:  # onnxruntime's exceptions share no base
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(f"ONNX Runtime cannot load {path}: {reason}") from error

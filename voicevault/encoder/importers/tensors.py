@@ -37,6 +37,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
     except (
         SafetensorError,
+        zipfile.BadZipFile,
         OSError,
         RuntimeError,
         ValueError,
