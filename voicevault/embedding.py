@@ -21,6 +21,11 @@ from voicevault.types import AudioSource, Embedding, Encoder, Float32Array, Qual
 
 WHOLE_BELOW = 2.0
 """Seconds of net speech below which a recording that must not be refused is embedded whole."""
+CONTEXT = 0.3
+"""Seconds kept before and after each stretch of speech: what a detector cuts off is speech too, often enough, and models hear
+pauses when they are trained. Chosen on held-out training speakers (docs/decisions/speech-with-context.md)."""
+WIDE_CONTEXT = 1.0
+"""The same for a recording with less than `WHOLE_BELOW` seconds of speech."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,8 +47,10 @@ class PreparedRecording:
 
     @property
     def speech(self) -> Float32Array:
-        """float32 [net speech samples]: the segments put together."""
-        return self.samples[speech_mask(len(self.samples), self.segments)]
+        """float32: the segments put together, each with `CONTEXT` seconds around it (`WIDE_CONTEXT` where there is little speech)."""
+        context = CONTEXT if self.quality.speech_seconds >= WHOLE_BELOW else WIDE_CONTEXT
+        wider = [Segment(max(0.0, s.start - context), s.end + context) for s in self.segments]
+        return self.samples[speech_mask(len(self.samples), wider)]
 
     def require(self, min_speech: float) -> None:
         """Raise NotEnoughSpeechError (found, needed, missing in seconds) below `min_speech` seconds of
