@@ -32,7 +32,12 @@ class IndexOptions(Options):
     rounds: int = option(100, "timed searches per contender")
     galleries: tuple[str, ...] = option(("hard", "grown"), "populations: hard, grown")
     database: bool = option(
-        True, "also fill a SQLite database and measure rebuild, start, writes and compaction"
+        True, "also fill a SQLite database and measure rebuild, start, writes and compaction", least=0
+    )
+    graphs: bool = option(
+        True,
+        "also build graph engines, which takes minutes, over the smaller gallery of the first population",
+        least=0,
     )
     seconds: float = option(15.0, "seconds of 1,000 adds a second", least=0.2)
 
@@ -60,6 +65,7 @@ def measure(options: IndexOptions, rows: Rows, progress: Progress) -> None:
             except VoicevaultError as error:
                 rows.append("absent", gallery=kind, reason=error.message)
                 continue
+            first = kind == options.galleries[0]
             for size in sizes:
                 folder = Path(name) / f"{kind}-{size}"
                 folder.mkdir()
@@ -69,10 +75,16 @@ def measure(options: IndexOptions, rows: Rows, progress: Progress) -> None:
                 exact = parts.recall(built, rows, lambda count: progress.advance(task, count))
                 tell(f"{kind}, {size:,}: latency")
                 parts.latency(
-                    built, exact, options.rounds, options.seed, rows, lambda: progress.advance(task)
+                    built,
+                    exact,
+                    options.rounds,
+                    options.seed,
+                    options.graphs,
+                    rows,
+                    lambda: progress.advance(task),
                 )
                 parts.memory(built, rows)
-                if kind == options.galleries[0]:
+                if first:
                     if size == sizes[0]:
                         tell(f"{kind}, {size:,}: batches")
                         parts.batches(built, (64, 1024), max(3, options.rounds // 20), options.seed, rows)

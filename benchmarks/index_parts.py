@@ -108,18 +108,25 @@ def recall(built: Built, rows: Rows, step: Callable[[int], object]) -> Int64Arra
 
 
 def latency(
-    built: Built, exact: Int64Array, rounds: int, seed: int, rows: Rows, step: Callable[[], object]
+    built: Built,
+    exact: Int64Array,
+    rounds: int,
+    seed: int,
+    graphs: bool,
+    rows: Rows,
+    step: Callable[[], object],
 ) -> None:
     """Ours and every peer in turn, on one thread, and one read of as many bytes as the codes have."""
-    graphs = built.size <= MOST_FOR_GRAPHS
     scanned = np.ones(built.size * built.index.base.code_bytes // 4, dtype=np.float32)
 
     def missing(name: str, reason: str) -> None:
         rows.append("missing", **built.where(), contender=name, reason=reason)
 
-    if not graphs:
+    small = built.size <= MOST_FOR_GRAPHS
+    if not graphs or not small:
         for name in GRAPHS:
-            missing(name, "built for the smaller gallery only")
+            missing(name, "left out" if small else "built for the smaller gallery only")
+    graphs = graphs and small
     with open_peers(built.vectors, K, graphs, missing) as peers, one_thread():
         ours = Peer(OURS, lambda probe: built.index.search(probe[None], K).ids[0], 0.0)
         count = min(PEER_PROBES, len(built.probes))
