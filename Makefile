@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CORPORA ?= ../shared/corpora
+SOAK ?= 400
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test lint format soak bench evaluate clean
@@ -46,7 +47,7 @@ format: $(VENV)/.installed-dev  ## Format the code
 	$(BIN)/ruff format .
 
 soak: $(VENV)/.installed-dev  ## The stateful index tests, for long
-	VOICEVAULT_SOAK=1 $(BIN)/python -m pytest tests/index --timeout 0
+	VOICEVAULT_SOAK=$(SOAK) $(BIN)/python -m pytest tests/index tests/gallery --timeout 0
 
 bench: $(VENV)/.installed-dev  ## Measure this machine: latency of every stage, HTTP, bulk, search, error rates
 	$(BIN)/python -m benchmarks

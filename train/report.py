@@ -139,7 +139,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 def _row(head: Sequence[str], row: Sequence[Cell]) -> str:
     if len(row) == 1:
         return f"<tr class='kind'><td colspan='{len(head)}'>{escape(str(row[0]))}</td></tr>"
-    cells = []
+    cells: list[str] = []
     for name, cell in zip(head, row, strict=True):
         note = " class='note'" if cells and not name else ""
         cells.append(f"<td{note}>{escape('–' if cell is None else str(cell))}</td>")

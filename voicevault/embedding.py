@@ -47,7 +47,7 @@ class PreparedRecording:
 
     @property
     def speech(self) -> Float32Array:
-        """float32: the segments put together, each with `CONTEXT` seconds around it (`WIDE_CONTEXT` where there is little speech)."""
+        """float32: the segments put together, each with `CONTEXT` seconds around it, or `WIDE_CONTEXT` where speech is scarce."""
         context = CONTEXT if self.quality.speech_seconds >= WHOLE_BELOW else WIDE_CONTEXT
         wider = [Segment(max(0.0, s.start - context), s.end + context) for s in self.segments]
         return self.samples[speech_mask(len(self.samples), wider)]
