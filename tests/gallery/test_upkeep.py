@@ -144,7 +144,7 @@ def test_an_erasure_waits_for_no_compaction(place: Path, store: Store, oracle: O
     copies = data.count(voice)
     with closing(Galleries(store, folder, COMPRESSED)) as galleries:
         galleries.current("c")
-        galleries._later("upkeep", lambda: release.wait(60) and None)
+        galleries._background.later("upkeep", lambda: release.wait(60) and None)
         try:
             oracle.forget(store, name)
             oracle.check(galleries, PROBES[:1], 5)

@@ -6,12 +6,12 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, Lock
+from threading import Lock
 
 from voicevault.errors import CollectionNotFoundError, IndexUnavailableError
+from voicevault.gallery.background import Background
 from voicevault.gallery.files import Index, IndexFiles, Limits
 from voicevault.index import BuildStoppedError, CompressedIndex, FlatIndex, SnapshotRejected
 from voicevault.store import Store
@@ -54,13 +54,12 @@ class Galleries:
     def __init__(self, store: Store, folder: Path, limits: Limits | None = None) -> None:
         self._store = store
         self._limits = limits or Limits()
-        self._stop = Event()
-        self._files = IndexFiles(store, folder, self._limits, self._stop)
+        self._background = Background()
+        self._files = IndexFiles(store, folder, self._limits, self._background.stop)
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._lock = Lock()
         self._building: dict[str, Lock] = {}
         self._rebuilding: set[str] = set()
-        self._background: dict[str, ThreadPoolExecutor] = {}
         self.rebuilds = 0
         """Indexes that were read from the database because their file was missing or could not be used."""
 
@@ -148,7 +147,7 @@ class Galleries:
             if isinstance(index, FlatIndex):
                 self._delete_file(held)
             else:
-                self._later("erase", lambda: self._erase(held))
+                self._background.later("erase", lambda: self._erase(held))
         self._look_after(held)
         return True
 
@@ -186,7 +185,7 @@ class Galleries:
             if other.index.stats().vectors >= WORTH_SAVING:
                 self._save(other)
         if isinstance(held.index, CompressedIndex):
-            self._later("upkeep", lambda: self._scrub(held))
+            self._background.later("upkeep", lambda: self._scrub(held))
         self._look_after(held)
 
     # --- files -------------------------------------------------------------------------------------------
@@ -237,10 +236,7 @@ class Galleries:
 
     def close(self) -> None:
         """Ends what runs in the background, and saves what changed."""
-        with self._lock:
-            self._stop.set()
-        for threads in self._background.values():
-            threads.shutdown(wait=True, cancel_futures=True)
+        self._background.close()
         for held in list(self._held.values()):
             self._save(held)
             held.index.close()
@@ -277,21 +273,13 @@ class Galleries:
 
     # --- in the background -------------------------------------------------------------------------------
 
-    def _later(self, thread: str, work: Callable[[], None]) -> None:
-        with self._lock:
-            if self._stop.is_set():
-                return
-            if thread not in self._background:
-                self._background[thread] = ThreadPoolExecutor(1, thread_name_prefix=f"voicevault-{thread}")
-            self._background[thread].submit(_logged, work)
-
     def _look_after(self, held: _Held) -> None:
         """Has the index compacted, or moved to another tier, where that is due."""
         if time.monotonic() < held.upkeep_after or not self._limits.upkeep_due(held.index):
             return
         if not held.upkeep.locked():
             held.upkeep_after = time.monotonic() + _UPKEEP_PAUSE
-            self._later("upkeep", lambda: self._upkeep(held))
+            self._background.later("upkeep", lambda: self._upkeep(held))
 
     def _upkeep(self, held: _Held) -> None:
         if self._limits.upkeep_due(held.index) and held.upkeep.acquire(blocking=False):
@@ -341,13 +329,6 @@ class Galleries:
         if not isinstance(index, CompressedIndex) or index.base.scrubbed:
             return
         try:
-            index.base.scrub(self._stop.is_set)
+            index.base.scrub(self._background.stop.is_set)
         except SnapshotRejected as rejected:
             self._reject(held.uuid, index, str(rejected))
-
-
-def _logged(work: Callable[[], None]) -> None:
-    try:
-        work()
-    except Exception:
-        log.exception("the upkeep of an index failed; answers do not depend on it")
