@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -83,14 +84,18 @@ def _speech(session: Session, files: list[Path], detector: SpeechDetector) -> It
 
     settings = session.settings
     limits, least = AudioLimits(settings.max_bytes, settings.max_seconds), settings.min_probe_speech
+    left_out: Counter[str] = Counter()
     for file in files:
         try:
             recording = prepare(file, detector, limits)
             recording.require(least)
         except AudioError as error:
-            session.note(f"{render.printable(str(file))}: {error.message}")
+            left_out[error.code] += 1
             continue
         yield normalise(recording.speech)
+    if left_out:
+        reasons = ", ".join(f"{code} {count}" for code, count in left_out.most_common())
+        session.note(f"Left out: {reasons}.")
 
 
 def bench(
