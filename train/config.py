@@ -5,14 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from train.augment import AugmentConfig
+from voicevault.encoder.architectures import FRONTENDS, kind
 from voicevault.encoder.ecapa import EcapaConfig
 from voicevault.encoder.frontend import FrontendConfig
+from voicevault.encoder.spectra import MelPowerConfig, MfccConfig, SpectrogramConfig
 from voicevault.errors import SettingsError
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -103,6 +114,35 @@ class OptimiserSection(_Section):
     """torch.compile the network: a minute or two for each crop length, then faster steps."""
 
 
+TRAINED_FRONTENDS: Mapping[str, type[Any]] = {
+    name: FRONTENDS[name][0] for name in ("kaldi", "mfcc", "spectrogram", "mel-power")
+}
+"""What ``frontend.type`` may be; without it, it is Kaldi's log-mel energies."""
+
+
+def _typed(value: Any) -> Any:
+    """The config of the front-end that the key ``type`` names."""
+    if isinstance(value, tuple(TRAINED_FRONTENDS.values())):
+        return value
+    if not isinstance(value, dict):
+        raise ValueError(f"a table is needed, not {value!r}")
+    settings = dict(value)
+    name = settings.pop("type", "kaldi")
+    if name not in list(TRAINED_FRONTENDS):
+        raise ValueError(f"type must be one of {', '.join(TRAINED_FRONTENDS)}, not {name!r}")
+    if unknown := settings.keys() - TRAINED_FRONTENDS[name].__dataclass_fields__.keys():
+        raise ValueError(f"unknown keys for type {name!r}: {', '.join(sorted(unknown))}")
+    try:
+        return TypeAdapter(TRAINED_FRONTENDS[name]).validate_python(settings)
+    except ValidationError as error:
+        raise ValueError(_problems(error)) from error
+
+
+Frontend = Annotated[
+    FrontendConfig | MfccConfig | SpectrogramConfig | MelPowerConfig, BeforeValidator(_typed)
+]
+
+
 class FitConfig(_Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     seed: int = Field(0, ge=0)
@@ -113,12 +153,23 @@ class FitConfig(_Section):
     large_margin: LargeMarginSection = LargeMarginSection()
     spec_augment: SpecAugmentSection = SpecAugmentSection()
     augment: AugmentConfig = AugmentConfig()
-    frontend: FrontendConfig = FrontendConfig()
+    frontend: Frontend = FrontendConfig()
     model: EcapaConfig = EcapaConfig()
 
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.frontend.bins != self.model.bins:
+            raise ValueError(
+                f"model.bins is {self.model.bins}, and the front-end gives {self.frontend.bins} features a frame:"
+                f" set model.bins = {self.frontend.bins}"
+            )
+        return self
+
     def as_json(self) -> dict[str, Any]:
-        """Every setting, resolved, as plain JSON values."""
+        """Every setting, resolved, as plain JSON values. A front-end without a type is Kaldi's."""
         values: dict[str, Any] = TypeAdapter(FitConfig).dump_python(self, mode="json")
+        if not isinstance(self.frontend, FrontendConfig):
+            values["frontend"] = {"type": kind(FRONTENDS, self.frontend), **values["frontend"]}
         return values
 
     def digest(self) -> str:
@@ -134,16 +185,19 @@ def read_config(path: Path) -> FitConfig:
         raise SettingsError(f"{path} cannot be read: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path} is not TOML: {error}") from error
-    unknown = [
-        f"{section}.{key}"
-        for section, cls in (("augment", AugmentConfig), ("frontend", FrontendConfig), ("model", EcapaConfig))
-        for key in values.get(section, {})
-        if key not in cls.__dataclass_fields__
-    ]
-    if unknown:
-        raise SettingsError(f"{path}: unknown keys: {', '.join(unknown)}")
     try:
         return FitConfig.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise SettingsError(f"{path}: {problems}") from error
+        raise SettingsError(f"{path}: {_problems(error)}") from error
+
+
+def _problems(error: ValidationError) -> str:
+    """What is wrong, by key; the keys that are unknown first."""
+    unknown, others = [], []
+    for found in error.errors():
+        place = ".".join(map(str, found["loc"]))
+        if found["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            unknown.append(place)
+        else:
+            others.append(": ".join(filter(None, (place, found["msg"].removeprefix("Value error, ")))))
+    return "; ".join([f"unknown keys: {', '.join(unknown)}"] * bool(unknown) + others)

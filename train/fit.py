@@ -120,6 +120,7 @@ class Fit:
             parameter_groups(self.objective, o.learning_rate), lr=o.learning_rate
         )
         self.step, self.seconds, self.best, self.stale = 0, 0.0, math.inf, 0
+        self._from_model = init is not None
         self._identity = {"config": config.digest(), "corpus": self.corpus.cache.digest}
         if (folder / STATE_FILE).exists():
             self._resume()
@@ -204,6 +205,8 @@ class Fit:
             SummaryWriter(self.folder / "tensorboard") as board,
             Progress(*columns, disable=not first) as bar,
         ):
+            if self._from_model and self.step == 0:
+                self._validate(board)  # weights that get no better than those it starts from are not kept
             task = bar.add_task("training", total=self.config.optimiser.steps, completed=self.step, shown="")
             last_part = lambda: in_last_part(self.config, self.progress)  # noqa: E731
             for waveforms, labels in self.batches.after(self.step, last_part):
@@ -242,7 +245,8 @@ class Fit:
                 board.add_scalar(f"eer/{source}", rate, self.step)
             each = ", ".join(f"{source} {rate:.2%}" for source, rate in rates.items())
             self.say(f"step {self.step}: validation EER {mean:.2%} ({each})")
-            if mean < self.best:
+            # Of equals the later: where few speakers are kept out, the EER is 0 long before the model is good.
+            if mean <= self.best:
                 save_state(
                     self.folder / BEST_FILE, {"average": self.average}, None, {"step": self.step, "eer": mean}
                 )
