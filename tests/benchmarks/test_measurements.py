@@ -164,3 +164,16 @@ def test_a_refusing_server_ends_the_measurement(tiny_model: Path, tmp_path: Path
     settings = Settings(home=tmp_path, model=str(tiny_model))
     with running_server(settings) as server, pytest.raises(VoicevaultError, match="404"):
         post_all(server, [("/v1/collections/none/identify", b"x")] * 3, 2)
+
+
+def test_corpus(measured: Any) -> None:
+    found, recorded = measured("corpus", "--enroll", "4", "--strangers", "3")
+    assert recorded.where("import")[0]["speakers"] == 12
+    probes = recorded.where("probe")
+    assert len(probes) == 12 * 2 + 3 * 6
+    assert sum(not row["known"] for row in probes) == 3 * 6
+    own = [row for row in probes if row["known"]]
+    assert found["metrics"]["rank_1"] == sum(r["candidates"][0] == r["speaker"] for r in own) / len(own)
+    assert found["metrics"]["rank_5"] >= found["metrics"]["rank_1"] > 1 / 12
+    named = sum(row["answer"] is not None for row in probes if not row["known"])
+    assert found["metrics"]["strangers_named"] == named / 18
