@@ -6,6 +6,7 @@ that does so cannot be imported. So everything takes OpenVINO from this module.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ def _missing(name: str) -> Iterator[None]:
         del sys.modules[name]
 
 
+# Its thread pool looks at the machine through hwloc, which prints where /sys is missing, as in small containers.
+os.environ.setdefault("HWLOC_HIDE_ERRORS", "2")
 with _missing(_REPORTER):
     import openvino  # noqa: TID251
     from openvino import opset13  # noqa: TID251
