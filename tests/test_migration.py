@@ -126,6 +126,32 @@ def test_there_and_back(vault: Vault, people: dict[str, list[Path]]) -> None:
     assert {one.name for one in vault.collections()} == {"default", "staff", back.backup}
 
 
+def test_whoever_is_forgotten_is_so_on_all_models(
+    vault: Vault, people: dict[str, list[Path]], tiny_model: Path, tmp_path: Path
+) -> None:
+    model, _ = load_checkpoint(tiny_model)
+    with torch.no_grad():
+        model.network.project.bias -= 0.1
+    save_checkpoint(model, tmp_path / "third")
+    import_model(ModelStore(vault.settings.models_folder), tmp_path / "third")
+    enroll(vault, people)
+    vault.migrate("staff", "second")
+    vault.migrate("staff", "third", switch=False)
+    ready = vault.migrate("staff", "third", switch=False)  # goes on with the copy that is there
+    names = {one.name for one in vault.collections()} - {"default"}
+    assert len(names) == 3 and ready.target in names
+    vault.migrate("staff", "third")
+    vault.forget("cy", collection="staff")
+    one = vault.enrollments("bob", collection="staff")[0]
+    vault.forget("bob", one.id, collection="staff")
+    names = {one.name for one in vault.collections()} - {"default"}
+    assert len(names) == 3
+    for name in names:
+        assert {s.id: s.enrollments for s in vault.speakers(collection=name)} == {"ada": 2, "bob": 1}
+        left = vault.enrollments("bob", collection=name)
+        assert one.source_sha256 not in {e.source_sha256 for e in left}
+
+
 def test_who_must_enroll_again(vault: Vault, people: dict[str, list[Path]]) -> None:
     for speaker, files in people.items():
         vault.enroll(speaker, files[0])  # into a collection that keeps nothing
@@ -138,6 +164,9 @@ def test_who_must_enroll_again(vault: Vault, people: dict[str, list[Path]]) -> N
     assert [(s.id, s.enrollments) for s in vault.speakers()] == [("ada", 0), ("bob", 0), ("cy", 0)]
     vault.enroll("ada", people["ada"][0])
     assert vault.identify(people["ada"][0], threshold=0.9).speaker_id == "ada"
+    vault.forget("cy")
+    vault.migrate("default", vault.model_id)  # on the former model they need not
+    assert [(s.id, s.enrollments) for s in vault.speakers()] == [("ada", 1), ("bob", 1)]
 
 
 def test_what_cannot_be_migrated(vault: Vault) -> None:

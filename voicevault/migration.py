@@ -79,6 +79,8 @@ def migrate(
     for _ in range(ROUNDS):
         generation = _make_level(store, collection, target, model, progress)
         found = _measured(store, collection, target, before.model_id, model.model_id)
+        if store.position(collection).generation != generation:
+            continue  # nobody who was forgotten meanwhile may stay in the copy
         if not switch:
             return found
         if (found.enroll_again or found.partly) and not leave_out:
@@ -99,9 +101,9 @@ def migrate(
 
 def _target(store: Store, collection: str, model: Model) -> str:
     """The collection on the new model: the one that was begun, or is there from before, or a new one."""
-    twin = store.twin_of(collection)
-    if twin is not None and store.collection(twin).model_id == model.model_id:
-        return twin
+    for twin in store.twins_of(collection):
+        if store.collection(twin).model_id == model.model_id:
+            return twin
     there = store.collection(collection)
     name = f"{collection}@{model.model_id[:8]}"
     with suppress(CollectionExistsError):
@@ -124,7 +126,8 @@ def _make_level(
     _level_speakers(store, collection, target)
     surplus = Counter(map(_mark, there)) - Counter(map(_mark, kept))
     for one in there:
-        if surplus[_mark(one)] > 0:
+        # What has no speech was left out of the change of the model: that it is missing now does not mean forgotten.
+        if one.audio and surplus[_mark(one)] > 0:
             surplus[_mark(one)] -= 1
             with suppress(SpeakerNotFoundError):  # gone with the speaker
                 store.forget_enrollment(target, one.enrollment.speaker_id, one.enrollment.id)

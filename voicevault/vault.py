@@ -223,31 +223,37 @@ class Vault:
     ) -> None:
         """Deletes a speaker with everything known of them, or one enrollment (the speaker then stays).
 
-        What a change of the model left of the collection forgets the same.
+        What changes of the model left of the collection forgets the same.
 
         Raises:
             SpeakerNotFoundError, EnrollmentNotFoundError.
         """
-        twin = self._store.twin_of(collection)
         sources = {
             one.source_sha256
             for one in self.enrollments(speaker_id, collection=collection)
             if one.id == enrollment_id
         }
+        # The others first, so that what fails in the middle can be asked for again; and once more afterwards, because a change
+        # of the model may just have been copying.
+        self._forget_in_twins(collection, speaker_id, None if enrollment_id is None else sources)
         if enrollment_id is None:
             self._store.forget_speaker(collection, speaker_id)
         else:
             self._store.forget_enrollment(collection, speaker_id, enrollment_id)
         self._galleries.forget(collection)
-        if twin is None:
-            return
-        with suppress(SpeakerNotFoundError, EnrollmentNotFoundError, CollectionNotFoundError):
-            if enrollment_id is None:
-                self._store.forget_speaker(twin, speaker_id)
-            for one in self.enrollments(speaker_id, collection=twin) if enrollment_id is not None else ():
-                if one.source_sha256 in sources:
-                    self._store.forget_enrollment(twin, speaker_id, one.id)
-            self._galleries.forget(twin)
+        self._forget_in_twins(collection, speaker_id, None if enrollment_id is None else sources)
+
+    def _forget_in_twins(self, collection: str, speaker_id: str, sources: set[str] | None) -> None:
+        """Forgets the speaker, or the enrollments of these source files, in the other collections of the same speakers."""
+        for twin in self._store.twins_of(collection):
+            with suppress(SpeakerNotFoundError, EnrollmentNotFoundError, CollectionNotFoundError):
+                if sources is None:
+                    self._store.forget_speaker(twin, speaker_id)
+                else:
+                    for one in self.enrollments(speaker_id, collection=twin):
+                        if one.source_sha256 in sources:
+                            self._store.forget_enrollment(twin, speaker_id, one.id)
+                self._galleries.forget(twin)
 
     # --- enrollment --------------------------------------------------------------------------------------
 

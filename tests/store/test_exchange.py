@@ -55,13 +55,27 @@ def test_an_exchange(store: Store) -> None:
     old = store.collection("c")
     store.add_enrollment("c", "ada", make_embedding(1))
     new = store.create_collection("c@n", "n", DIM + 1, twin=old.uuid)
-    assert store.twin_of("c") == "c@n" and store.twin_of("c@n") == "c"
+    assert store.twins_of("c") == ["c@n"] and store.twins_of("c@n") == ["c"]
     store.exchange("c", "c@n", "c@m", store.position("c").generation)
     assert {one.name: one.uuid for one in store.collections()} == {"c": new.uuid, "c@m": old.uuid}
-    assert store.twin_of("c") == "c@m" and store.twin_of("c@m") == "c"
+    assert store.twins_of("c") == ["c@m"] and store.twins_of("c@m") == ["c"]
     assert [speaker.id for speaker in store.speakers("c@m", limit=9)] == ["ada"]
     store.exchange("c", "c@m", "c@n", store.position("c").generation)
     assert {one.name: one.uuid for one in store.collections()} == {"c": old.uuid, "c@n": new.uuid}
+
+
+def test_twins_of_several_exchanges(store: Store) -> None:
+    """Each knows all others, whichever of them were exchanged or deleted."""
+    store.create_collection("stranger", "m", DIM)
+    for model in "npq":
+        store.create_collection(f"c@{model}", model, DIM, twin=store.collection("c").uuid)
+        store.exchange("c", f"c@{model}", f"was {model}", store.position("c").generation)
+    names = {"c", "was n", "was p", "was q"}
+    assert all(set(store.twins_of(name)) == names - {name} for name in names)
+    store.delete_collection("was n")  # the first of them
+    names.remove("was n")
+    assert all(set(store.twins_of(name)) == names - {name} for name in names)
+    assert store.twins_of("stranger") == []
 
 
 def test_an_exchange_that_cannot_be_changes_nothing(store: Store) -> None:

@@ -36,7 +36,7 @@ class Collections(Database):
 
         Args:
             keeps_audio: Whether the speech of enrollments is kept.
-            twin: UUID of a collection that this one is to replace.
+            twin: UUID of a collection whose speakers this one is to hold on another model.
 
         Raises:
             CollectionExistsError: The name is taken.
@@ -56,9 +56,11 @@ class Collections(Database):
             token=token,
             created=now(),
             keeps_audio=keeps_audio,
-            twin=twin,
         )
         with self._unordered() as session:
+            if twin is not None:
+                first = select(CollectionRow.twin).where(CollectionRow.uuid == twin)
+                row.twin = session.scalar(first) or twin
             try:
                 session.add(row)
                 session.flush()
@@ -97,13 +99,17 @@ class Collections(Database):
         with self._reading() as session:
             return find_collection(session, name).keeps_audio
 
-    def twin_of(self, name: str) -> str | None:
-        """Name of the collection with the same speakers on another model. Raises: CollectionNotFoundError."""
+    def twins_of(self, name: str) -> list[str]:
+        """Names of the other collections of the same speakers, each on a model of its own. Raises: CollectionNotFoundError."""
         with self._reading() as session:
             found = find_collection(session, name)
-            return session.scalar(
-                select(CollectionRow.name).where(
-                    (CollectionRow.uuid == found.twin) | (CollectionRow.twin == found.uuid)
+            first = found.twin or found.uuid
+            return list(
+                session.scalars(
+                    select(CollectionRow.name)
+                    .where((CollectionRow.uuid == first) | (CollectionRow.twin == first))
+                    .where(CollectionRow.uuid != found.uuid)
+                    .order_by(CollectionRow.id)
                 )
             )
 
@@ -136,5 +142,5 @@ class Collections(Database):
                 raise CollectionExistsError(
                     f"The collection {backup!r} exists.", collection=backup
                 ) from error
-            new.name, new.twin, old.twin = name, old.uuid, None
+            new.name = name
             session.flush()

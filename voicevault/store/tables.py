@@ -90,7 +90,7 @@ class CollectionRow(Base):
     created: Mapped[datetime] = mapped_column(default=now)
     keeps_audio: Mapped[bool] = mapped_column(default=False, server_default=false())
     twin: Mapped[str | None] = mapped_column(String(36))
-    """UUID of the collection of the same speakers on another model, which a change of the model left behind."""
+    """Of collections of the same speakers, each on a model of its own: the UUID of the first; None in the first itself."""
 
 
 class GenerationRow(Base):
