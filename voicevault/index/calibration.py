@@ -71,7 +71,7 @@ def calibrate(vectors: Float32Array, scanner: Scanner, blocks: Iterable[Float32A
     rows = (np.take(vectors, places[at : at + step], axis=0) for at in range(0, len(places), step))
     best, scores = ranked(points, _K + 1, probes, places, rows)
 
-    deep = min(_DEEP, len(vectors))
+    deep = min(max(_DEEP, len(vectors) // 32), len(vectors))
     scans, exact, seen = [], np.empty((len(points), _K)), np.empty((len(points), _K))
     for row, (point, skip) in enumerate(zip(points, absent, strict=True)):
         kept = np.flatnonzero(best[row] != skip)[:_K]
