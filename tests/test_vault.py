@@ -13,7 +13,7 @@ import soundfile
 
 import voicevault
 from voicevault.audio import decode
-from voicevault.bootstrap import open_vault
+from voicevault.bootstrap import make_folder, open_vault
 from voicevault.encoder import default_model_dir
 from voicevault.errors import (
     AudioNotFoundError,
@@ -118,6 +118,12 @@ def test_open(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch)
     with Vault.open(Settings(home=tmp_path / "home", database_url=database)) as vault:
         assert vault.speakers() == []
     assert (tmp_path / "elsewhere" / "v.db").is_file()
+
+
+def test_folders_above_the_home_are_the_owners_too(tmp_path: Path) -> None:
+    """The demo makes a home within the user's, which then must not be open to others."""
+    make_folder(tmp_path / "home" / "demo")
+    assert [f.stat().st_mode & 0o777 for f in (tmp_path / "home", tmp_path / "home" / "demo")] == [0o700] * 2
 
 
 def test_a_policy_of_another_model_is_refused(tmp_path: Path, tiny_model: Path) -> None:

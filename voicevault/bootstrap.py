@@ -38,9 +38,15 @@ def resolve_settings(target: str | Path | Settings | None = None) -> Settings:
 
 
 def make_folder(folder: Path) -> None:
-    """A folder that only its owner can enter. Raises SettingsError where it cannot be made."""
+    """A folder that only its owner can enter, with those above it that are missing.
+
+    Raises:
+        SettingsError: It cannot be made.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for missing in [above for above in reversed(folder.parents) if not above.exists()]:
+            missing.mkdir(exist_ok=True, mode=0o700)  # mkdir's own `parents` ignores the mode
+        folder.mkdir(exist_ok=True, mode=0o700)
     except OSError as error:
         raise SettingsError(
             f"The data folder {folder} cannot be made: {error.strerror}. Set VOICEVAULT_HOME to another one.",

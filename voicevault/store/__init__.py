@@ -38,7 +38,7 @@ class Store(Collections, Speakers, Enrollments, Gallery):
     def upgrade(self) -> None:
         """Brings the schema to this release, in one transaction; makes the folder of a SQLite file."""
         if self.url.get_backend_name() == "sqlite" and self.url.database:
-            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         migrate.upgrade(self._writers)
 
     def downgrade(self, revision: str) -> None:

@@ -93,6 +93,7 @@ class Collections(Database):
         """
         with self._writing(name) as write:
             write.session.execute(delete(CollectionRow).where(CollectionRow.id == write.collection_id))
+        self._wipe_log()
 
     def keeps_audio(self, name: str) -> bool:
         """Whether the speech of enrollments is kept. Raises: CollectionNotFoundError."""

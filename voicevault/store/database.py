@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import secrets
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +26,10 @@ from voicevault.errors import (
 from voicevault.store.tables import ChangeRow, CollectionRow, GenerationRow
 from voicevault.types import Op
 
+log = logging.getLogger(__name__)
+
+_WIPE_PATIENCE = 1000
+"""Milliseconds that an erasure waits for readers of SQLite's log; other writers wait as long."""
 # lock not available, deadlock, serialisation failure, statement timeout, too many connections
 _BUSY_STATES = {"55P03", "40P01", "40001", "57014", "53300"}
 _NO_TABLE_STATES = {"42P01", "42703"}
@@ -52,6 +59,12 @@ def make_engine(url: URL, lock_timeout: float) -> Engine:
     milliseconds = max(1, round(lock_timeout * 1000))
     if url.get_backend_name() == "sqlite":
         engine = create_engine(url, hide_parameters=True, pool_timeout=lock_timeout)
+
+        @event.listens_for(engine, "do_connect")
+        def create_sqlite(*_: Any) -> None:
+            # SQLite would make the file readable for everybody; its log gets the file's permissions.
+            with suppress(OSError):  # it is there, or SQLite says why it cannot be
+                os.close(os.open(str(url.database), os.O_CREAT | os.O_EXCL, 0o600))
 
         @event.listens_for(engine, "connect")
         def prepare_sqlite(connection: Any, _record: Any) -> None:
@@ -184,6 +197,28 @@ class Database:
             ]
             if rows:
                 session.execute(insert(ChangeRow), rows)
+
+    def _wipe_log(self) -> None:
+        """Takes what was deleted out of SQLite's log too, which otherwise keeps it until the database is closed.
+
+        Where a reader needs the log for longer than a moment, the next erasure does it, or the closing.
+        """
+        if self.url.get_backend_name() != "sqlite":
+            return
+        try:
+            with closing(self._engine.raw_connection()) as connection:
+                cursor = connection.cursor()
+                before = cursor.execute("PRAGMA busy_timeout").fetchone()[0]
+                cursor.execute(f"PRAGMA busy_timeout = {_WIPE_PATIENCE}")
+                try:
+                    busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+                finally:
+                    cursor.execute(f"PRAGMA busy_timeout = {before}")
+        except (sqlite3.Error, sa.SQLAlchemyError) as error:  # the deletion itself is committed
+            log.warning("the log of the database cannot be emptied now: %s", error)
+            return
+        if busy:
+            log.info("the log of the database is in use: what was deleted leaves it later")
 
     def _take_generation(self, session: Session, collection: str) -> Write:
         # First statement of the transaction: the row lock lasts until commit, so generations commit in order.

@@ -343,3 +343,4 @@ class Enrollments(Database):
             speaker.updated = now()
             write.session.flush()
             _refresh(write, [speaker.key])
+        self._wipe_log()

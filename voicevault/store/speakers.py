@@ -196,3 +196,4 @@ class Speakers(Database):
             write.changes[row.key] = Op.REMOVE
             write.session.execute(delete(SpeakerRow).where(SpeakerRow.key == row.key))
             write.session.expunge(row)
+        self._wipe_log()
