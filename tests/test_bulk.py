@@ -24,7 +24,7 @@ from voicevault.audio import AudioLimits, SpeechDetector, decode
 from voicevault.bulk import enroll_many
 from voicevault.bulk.decoder import Decoder
 from voicevault.bulk.flow import Pool
-from voicevault.bulk.stages import Prepared, embed_batch
+from voicevault.bulk.stages import Prepared, embed_batch, prepare_batch
 from voicevault.embedding import EmbeddingPipeline, PreparedRecording, prepare
 from voicevault.errors import RequestError, VoicevaultError
 from voicevault.settings import Settings
@@ -334,6 +334,16 @@ def test_decoders_that_do_not_start(
     with pytest.raises(VoicevaultError, match=r"does not start.*exit code 9.*no such thing"):
         vault.enroll_many(rows_of(speech), workers=2)
     assert vault.speakers() == []
+
+
+def test_the_stages_hear_what_an_enrollment_hears(speech: dict[str, list[Path]]) -> None:
+    """All of the speech, pauses around it too, whether or not a process lies between the stages."""
+    file, limits, detector = next(iter(speech.values()))[0], AudioLimits(), SpeechDetector()
+    whole = prepare(file, detector, limits)
+    (one,) = prepare_batch([ManifestRow(file, "ada")], detector, limits, 0.5)
+    assert isinstance(one, Prepared)
+    assert len(whole.speech) > whole.quality.speech_seconds * 16_000
+    np.testing.assert_array_equal(one.recording.speech, whole.speech)
 
 
 def test_an_embedding_that_is_no_number(speech: dict[str, list[Path]]) -> None:

@@ -136,7 +136,7 @@ def test_a_policy_of_another_model_is_refused(tmp_path: Path, tiny_model: Path) 
 # --- enrolling -------------------------------------------------------------------------------------------
 
 
-def test_enroll(people: Voices, vault: Vault) -> None:
+def test_enroll(people: Voices, vault: Vault, tmp_path: Path) -> None:
     file, other, third = people["ada"]
     first = vault.enroll("ada", file)
     assert (first.speaker_id, first.source_name, first.model_id) == ("ada", file.name, vault.model_id)
@@ -144,6 +144,9 @@ def test_enroll(people: Voices, vault: Vault) -> None:
     second = vault.enroll("ada", other.read_bytes(), source_name="from memory")
     with third.open("rb") as opened:
         vault.enroll("ada", opened)
+    odd = shutil.copy(file, tmp_path / "no UTF-8 \udcff.flac")
+    assert vault.enroll("bob", odd).source_name == "no UTF-8 ?.flac"
+    vault.forget("bob")
     names = [enrollment.source_name for enrollment in vault.enrollments("ada")]
     assert names == [file.name, "from memory", None]
     assert vault.enrollments("ada")[:2] == [first, second]

@@ -286,7 +286,9 @@ class Vault:
         if not create:
             self._store.speaker(collection, speaker_id)
         if source_name is None and isinstance(recording, str | Path):
-            source_name = Path(recording).name
+            from voicevault.bulk.stages import printable
+
+            source_name = printable(Path(recording).name)
         embedding = model.pipeline.embed_one(
             recording,
             min_speech=self._settings.min_enroll_speech,

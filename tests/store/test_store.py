@@ -76,6 +76,21 @@ def test_what_no_database_keeps_is_refused(store: Store, wrong: dict[str, Any]) 
     assert store.position("c").generation == 0
 
 
+@pytest.mark.parametrize("text", ["\ud800", "a\0b"])
+def test_asking_for_what_no_database_keeps(store: Store, text: str) -> None:
+    """As names on a command line are read that are no UTF-8: no failure of the database, which was not asked."""
+    wrong = (errors.RequestError, errors.NotFoundError)
+    for ask in (
+        lambda: store.collection(text),
+        lambda: store.speaker("c", text),
+        lambda: store.forget_speaker(text, "s"),
+        lambda: store.forget_enrollment("c", "s", text),
+    ):
+        with pytest.raises(wrong):
+            ask()
+    assert isinstance(store.speakers("c"), list)  # the connections are fine
+
+
 def test_voiceprint_is_the_normalised_mean(store: Store, embedding: MakeEmbedding) -> None:
     made = [store.add_enrollment("c", "s", embedding(n), f"{n}.wav") for n in range(3)]
     vector, generation = store.voiceprint("c", "s")

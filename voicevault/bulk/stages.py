@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from voicevault.audio import AudioLimits, SpeechDetector
 from voicevault.embedding import EmbeddingPipeline, PreparedRecording, prepare
 from voicevault.errors import DuplicateRecordingError, RequestError, VoicevaultError
-from voicevault.types import DuplicatePolicy, Embedding, Enrollment, ManifestRow, RowOutcome, Segment
+from voicevault.types import (
+    SAMPLE_RATE,
+    DuplicatePolicy,
+    Embedding,
+    Enrollment,
+    ManifestRow,
+    RowOutcome,
+    Segment,
+)
 
 if TYPE_CHECKING:
     from voicevault.store import Store
@@ -70,7 +78,7 @@ def _prepare(
         # One recording that trips a decoder in a way nobody foresaw must not stop the others.
         return rejected(row, VoicevaultError(f"Decoding failed: {type(error).__name__}: {error}"))
     speech = whole.speech
-    everything = (Segment(0.0, whole.quality.speech_seconds),)
+    everything = (Segment(0.0, len(speech) / SAMPLE_RATE),)
     return Prepared(row, replace(whole, samples=speech, segments=everything))
 
 

@@ -19,9 +19,11 @@ from voicevault.errors import (
     CollectionNotFoundError,
     DatabaseBusyError,
     DatabaseUnavailableError,
+    RequestError,
     SchemaOutdatedError,
     SettingsError,
     StoreError,
+    VoicevaultError,
 )
 from voicevault.store.tables import ChangeRow, CollectionRow, GenerationRow
 from voicevault.types import Op
@@ -115,9 +117,19 @@ def translated() -> Iterator[None]:
         raise _translate(error) from error
     except sa.SQLAlchemyError as error:
         raise StoreError(f"The database failed: {type(error).__name__}.") from error
+    except (
+        UnicodeEncodeError
+    ) as error:  # half a surrogate pair, as Python reads names of files that are no UTF-8
+        raise _no_text() from error
 
 
-def _translate(error: sa.DBAPIError) -> StoreError:
+def _no_text() -> RequestError:
+    return RequestError(
+        "A text holds what no database can keep or look for; give text without NUL, as UTF-8."
+    )
+
+
+def _translate(error: sa.DBAPIError) -> VoicevaultError:
     text = str(error.orig).strip().splitlines()[0] if str(error.orig).strip() else type(error.orig).__name__
     state = getattr(error.orig, "sqlstate", None)
     if state in _BUSY_STATES or "database is locked" in text or "table is locked" in text:
@@ -126,6 +138,8 @@ def _translate(error: sa.DBAPIError) -> StoreError:
         )
     if state in _NO_TABLE_STATES or "no such table" in text or "no such column" in text:
         return SchemaOutdatedError("The database lacks tables of this release; run `voicevault db upgrade`.")
+    if "NUL (0x00)" in text:
+        return _no_text()
     if isinstance(error, (sa.OperationalError, sa.InterfaceError)) or "not a database" in text:
         return DatabaseUnavailableError(f"The database cannot be reached: {text}", state=state)
     return StoreError(f"The database refused a statement: {type(error.orig).__name__}.", state=state)
