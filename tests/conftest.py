@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,6 +14,24 @@ from uuid import uuid4
 import pytest
 
 import voicevault
+
+
+def _quiet_lazy_modules() -> None:
+    """hypothesis asks every loaded module for its file, upon which SpeechBrain's lazy ones import what is not installed."""
+    lazy = sys.modules.get("speechbrain.utils.importutils")
+    if lazy is not None:
+        lazy.LazyModule.__file__ = None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems() -> None:
+    _quiet_lazy_modules()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    _quiet_lazy_modules()
+
 
 CORPORA = Path(__file__).parents[2] / "shared" / "corpora"
 DEMO_VOICES = Path(voicevault.__file__).parent / "demo" / "voices"
