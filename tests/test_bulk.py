@@ -25,11 +25,12 @@ from voicevault.bulk import enroll_many
 from voicevault.bulk.decoder import Decoder
 from voicevault.bulk.flow import Pool
 from voicevault.bulk.stages import Prepared, embed_batch, prepare_batch
-from voicevault.embedding import EmbeddingPipeline, PreparedRecording, prepare
+from voicevault.embedding import CONTEXT, EmbeddingPipeline, PreparedRecording, prepare
 from voicevault.errors import RequestError, VoicevaultError
 from voicevault.settings import Settings
 from voicevault.store import Store
 from voicevault.types import (
+    SAMPLE_RATE,
     DuplicatePolicy,
     Float32Array,
     ManifestRow,
@@ -338,12 +339,15 @@ def test_decoders_that_do_not_start(
 
 def test_the_stages_hear_what_an_enrollment_hears(speech: dict[str, list[Path]]) -> None:
     """All of the speech, pauses around it too, whether or not a process lies between the stages."""
-    file, limits, detector = next(iter(speech.values()))[0], AudioLimits(), SpeechDetector()
-    whole = prepare(file, detector, limits)
-    (one,) = prepare_batch([ManifestRow(file, "ada")], detector, limits, 0.5)
-    assert isinstance(one, Prepared)
-    assert len(whole.speech) > whole.quality.speech_seconds * 16_000
-    np.testing.assert_array_equal(one.recording.speech, whole.speech)
+    limits, detector = AudioLimits(), SpeechDetector()
+    rows = [ManifestRow(file, speaker) for speaker, files in speech.items() for file in files[:2]]
+    around = []
+    for row, one in zip(rows, prepare_batch(rows, detector, limits, 0.1), strict=True):
+        whole = prepare(row.path, detector, limits)
+        assert isinstance(one, Prepared)
+        np.testing.assert_array_equal(one.recording.speech, whole.speech)
+        around.append(len(whole.speech) / SAMPLE_RATE - whole.quality.speech_seconds)
+    assert max(around) > 2 * CONTEXT  # several stretches of speech
 
 
 def test_an_embedding_that_is_no_number(speech: dict[str, list[Path]]) -> None:
