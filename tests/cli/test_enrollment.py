@@ -32,6 +32,8 @@ def test_a_bad_recording_is_named_and_stops_no_other(run: Run, ada: list[Path], 
     assert good["speaker_id"] == "ada" and good["quality"]["speech_seconds"] > 3
     assert missing["error"]["code"] == "AUDIO_NOT_FOUND"
     assert run("enroll", "ada", text).err.startswith(f"{text}: ")
+    nobody = run("enroll", "bob", text, "--name", "Bob")
+    assert nobody.code == 3 and "[AUDIO_UNSUPPORTED]" in nobody.err and "SPEAKER" not in nobody.err
 
 
 def test_too_little_speech_says_what_is_missing(run: Run, ada: list[Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -15,7 +16,7 @@ from voicevault.cli import render
 from voicevault.cli.command import ChannelOption, CollectionOption, Session, add_command
 from voicevault.cli.exits import PARTIAL
 from voicevault.cli.recordings import STDIN, FilesArgument, each
-from voicevault.errors import RequestError
+from voicevault.errors import RequestError, SpeakerNotFoundError
 
 
 class Duplicates(StrEnum):
@@ -99,14 +100,15 @@ def enroll(
 
         code = each(session, files, add)
         if name is not None or tags or more:
-            there = vault.speaker(speaker, collection=collection)
-            vault.update_speaker(
-                speaker,
-                collection=collection,
-                name=there.name if name is None else name or None,
-                tags=[*there.tags, *(tags or [])],
-                attributes={**there.attributes, **more},
-            )
+            with suppress(SpeakerNotFoundError):  # none of the recordings could be used, which is told by now
+                there = vault.speaker(speaker, collection=collection)
+                vault.update_speaker(
+                    speaker,
+                    collection=collection,
+                    name=there.name if name is None else name or None,
+                    tags=[*there.tags, *(tags or [])],
+                    attributes={**there.attributes, **more},
+                )
     return code
 
 
