@@ -163,10 +163,12 @@ class Vault:
         return migrate(self._store, collection, chosen, switch=switch, leave_out=leave_out, progress=progress)
 
     def delete_collection(self, name: str) -> None:
-        """Deletes it with all its speakers."""
-        uuid = self._store.position(name).uuid
-        self._store.delete_collection(name)
-        self._galleries.drop(uuid)
+        """Deletes it with all its speakers. The collections of its `twins` stay."""
+        self._galleries.drop(self._store.delete_collection(name))
+
+    def twins(self, name: str) -> list[str]:
+        """Names of the other collections of the same speakers: what changes of the model have left or begun."""
+        return self._store.twins_of(name)
 
     # --- speakers ----------------------------------------------------------------------------------------
 

@@ -146,3 +146,7 @@ def test_a_migration_names_who_must_enroll_again(run: Run, folder: Path, ada: li
     assert told.code == 5
     assert "Must enroll again: ada" in told.err and "--leave-out" in told.err
     assert run("models", "migrate", "default", "spkrec", "--yes", "--leave-out").code == 0
+    told = run("collections", "delete", "default", "--yes", "--json").json
+    (left,) = told["left"]
+    assert left.startswith("default@")
+    assert left in [one["name"] for one in run("collections", "list", "--json").json["collections"]]

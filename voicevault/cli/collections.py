@@ -57,10 +57,11 @@ def delete(session: Session, name: NameArgument, yes: YesOption = False) -> None
     Asks first in a terminal.
     """
     with session.vault() as vault:
-        there = vault.collection(name)
+        there, twins = vault.collection(name), vault.twins(name)
         session.confirm(f"Delete {name!r} with its {render.count(there.speakers, 'speaker')} for good?", yes)
         vault.delete_collection(name)
     session.answer(
-        {"deleted": {"collection": name, "speakers": there.speakers}},
+        {"deleted": {"collection": name, "speakers": there.speakers}, "left": twins},
         f"Deleted {name!r} with its {render.count(there.speakers, 'speaker')}.",
+        *(f"The same speakers on another model are still in {render.printable(twin)!r}." for twin in twins),
     )

@@ -85,15 +85,17 @@ class Collections(Database):
                 raise no_collection(name)
             return _record(found[0], found[1])
 
-    def delete_collection(self, name: str) -> None:
-        """Deletes it with all its speakers.
+    def delete_collection(self, name: str) -> str:
+        """Deletes it with all its speakers; returns its UUID.
 
         Raises:
             CollectionNotFoundError: There is none of that name.
         """
         with self._writing(name) as write:
+            uuid = find_collection(write.session, name).uuid
             write.session.execute(delete(CollectionRow).where(CollectionRow.id == write.collection_id))
         self._wipe_log()
+        return uuid
 
     def keeps_audio(self, name: str) -> bool:
         """Whether the speech of enrollments is kept. Raises: CollectionNotFoundError."""
