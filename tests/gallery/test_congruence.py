@@ -128,7 +128,10 @@ class LifeOnDisk(Life):
             if data and file.suffix in (".base", ".index"):
                 place = int(at * len(data))
                 data[place] ^= 4
-                file.write_bytes(data[:place] if cut else data)
+                # A file of its own: what a crashed index of this process still maps must not shrink under it.
+                aside = file.with_suffix(".damaged")
+                aside.write_bytes(data[:place] if cut else data)
+                aside.replace(file)
         self.galleries = [self.opened(), self.opened()]
 
 
