@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from sqlalchemy.orm import Session
 
-from store.conftest import make_embedding
+from tests.store.conftest import make_embedding
 from voicevault.errors import DatabaseBusyError
 from voicevault.store import NewEnrollment, Store
 from voicevault.store.database import Write
