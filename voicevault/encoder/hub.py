@@ -123,7 +123,9 @@ def _explained(repository: str, revision: str | None, endpoint: str) -> Iterator
     try:
         yield
     except errors.RevisionNotFoundError as error:
-        raise ModelNotFoundError(f"{repository} has no revision {revision!r} on {endpoint}.", model=repository) from error
+        raise ModelNotFoundError(
+            f"{repository} has no revision {revision!r} on {endpoint}.", model=repository
+        ) from error
     except errors.GatedRepoError as error:
         raise HubUnavailableError(
             f"{repository} is given to those only who accepted its terms. Accept them on {endpoint}, log in with"
@@ -132,7 +134,8 @@ def _explained(repository: str, revision: str | None, endpoint: str) -> Iterator
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise ModelNotFoundError(
-            f"{endpoint} has no model {repository!r}, or it is private: log in with `hf auth login` then.", model=repository
+            f"{endpoint} has no model {repository!r}, or it is private: log in with `hf auth login` then.",
+            model=repository,
         ) from error
     except Exception as error:  # its HTTP client has changed between releases, and its exceptions with it
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
