@@ -149,7 +149,8 @@ class CompressedIndex:
         base, done = self._base, 0
         for places, rows in base.blocks(None, _STEP):
             rows = rows.copy()  # before the next line, because what is erased is marked first
-            kept = live[places] & ~self._gone[places]
+            # Zeros were erased by somebody whose change this index has not come to yet.
+            kept = live[places] & ~self._gone[places] & rows.any(axis=1)
             until = int(np.searchsorted(keys, base.keys[places[-1]]))
             both = np.concatenate([base.keys[places[kept]], keys[done:until]])
             order = np.argsort(both)
