@@ -183,6 +183,46 @@ def test_what_was_forgotten_leaves_the_disk(store: Store, tmp_path: Path) -> Non
     assert holds(file_of(folder, store), 2)
 
 
+def test_what_another_process_forgot_is_not_saved_again(url: str, store: Store, tmp_path: Path) -> None:
+    """A server that nobody asked since, and that ends now."""
+    folder = tmp_path / "index"
+    enroll(store, 1, 2)
+    with closing(Store(url)) as other:
+        server, command = Galleries(other, folder), Galleries(store, folder)
+        check(server, other, 1, 2)
+        store.forget_speaker("c", "s1")
+        command.forget("c")
+        command.close()
+        server.close()
+        assert not any(holds(file, 1) for file in folder.glob("*"))
+        server = Galleries(other, folder)
+        check(server, other, 2)
+        uuid = store.position("c").uuid
+        store.delete_collection("c")
+        command.drop(uuid)
+        server.close()
+    assert not any(holds(file, 2) for file in folder.glob("*"))
+
+
+def test_leftovers_of_a_killed_process_are_deleted(store: Store, tmp_path: Path) -> None:
+    enroll(store, 1)
+    file = file_of(tmp_path, store)
+    uuid = store.position("c").uuid
+    with closing(Galleries(store, tmp_path)) as galleries:
+        torn = file.with_name(f"{file.name}.0123.tmp")
+        torn.write_bytes(unit(1).tobytes())
+        store.forget_speaker("c", "s1")
+        galleries.forget("c")
+        assert not torn.exists()
+        others = [
+            file.with_name(f"{uuid}{suffix}") for suffix in (".index", ".base", ".base.0123.tmp", ".lock")
+        ]
+        for other in others:
+            other.write_bytes(b"")
+        galleries.drop(uuid)
+        assert not any(other.exists() for other in others)
+
+
 def test_a_restored_backup(tmp_path: Path) -> None:
     """The database goes back to an earlier moment and on from there; no index may follow its old future."""
     folder, path, backup = tmp_path / "index", tmp_path / "v.db", tmp_path / "backup.db"

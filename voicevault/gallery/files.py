@@ -155,12 +155,20 @@ class IndexFiles:
             return exact
 
     def discard(self, uuid: str) -> None:
-        """Deletes the files of a collection."""
-        for path in (self.flat(uuid), self.base(uuid)):
-            try:
-                path.unlink(missing_ok=True)
-            except OSError as error:
-                log.warning("index file %s cannot be deleted: %s", path, error)
+        """Deletes the files of a collection, and what a killed process has left of a saved one."""
+        for path in (self.flat(uuid), self.base(uuid), *self._folder.glob(f"{uuid}.index.*.tmp")):
+            self._delete(path)
+
+    def drop(self, uuid: str) -> None:
+        """Deletes all that is there of a collection that is gone."""
+        for path in self._folder.glob(f"{uuid}.*"):
+            self._delete(path)
+
+    def _delete(self, path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("index file %s cannot be deleted: %s", path, error)
 
     def _opened(self, collection: str, position: GalleryPosition, path: Path) -> Index | None:
         reason = "has another history than the collection"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
-from voicevault.errors import CollectionNotFoundError, IndexUnavailableError
+from voicevault.errors import CollectionNotFoundError, IndexUnavailableError, StoreError
 from voicevault.gallery.background import Background
 from voicevault.gallery.files import Index, IndexFiles, Limits
 from voicevault.index import BuildStoppedError, CompressedIndex, FlatIndex, SnapshotRejected
@@ -76,6 +76,7 @@ class Galleries:
                 held = self._held.get(position.uuid)
                 if held is not None:
                     self._held.move_to_end(position.uuid)
+                    held.collection = collection  # it may have been renamed
             if held is not None:
                 index = held.index
                 if self._caught_up(collection, held, index, position):
@@ -232,7 +233,7 @@ class Galleries:
     def drop(self, uuid: str) -> None:
         """Lets go of a deleted collection, in memory and on disk."""
         self._held.pop(uuid, None)
-        self._files.discard(uuid)
+        self._files.drop(uuid)
 
     def close(self) -> None:
         """Ends what runs in the background, and saves what changed."""
@@ -261,6 +262,20 @@ class Galleries:
                 held.index.save(self._files.flat(held.uuid))
             except OSError as error:
                 log.warning("index file of collection %s cannot be written: %s", held.uuid, error)
+            if self._forgotten_since(held):
+                self._files.discard(held.uuid)
+                held.unsaved = 1
+
+    def _forgotten_since(self, held: _Held) -> bool:
+        """Whether somebody was removed whom the index still holds: by another process, or its collection is gone."""
+        try:
+            seen, changes = self._store.changes(held.collection, held.index.generation)
+        except CollectionNotFoundError:
+            return True
+        except StoreError as error:
+            log.warning("index file of collection %s is not kept: %s", held.uuid, error)
+            return True
+        return seen.uuid != held.uuid or any(change.op is Op.REMOVE for change in changes)
 
     def _reject(self, uuid: str, index: Index, reason: str) -> None:
         log.warning("index file of collection %s %s; rebuilding from the database", uuid, reason)
