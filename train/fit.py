@@ -77,6 +77,11 @@ def build_model(config: FitConfig, init: Path | None) -> SpeakerModel:
     )
 
 
+def _norms(module: nn.Module) -> list[nn.BatchNorm1d]:
+    """A fine-tune keeps their statistics: those of a few speakers and rooms would cost what the model knows of others."""
+    return [m for m in module.modules() if isinstance(m, nn.BatchNorm1d)]
+
+
 class Fit:
     """One training in `folder`.
 
@@ -167,6 +172,9 @@ class Fit:
             self.config.seed * 1_000_003 + self.step * self.processes.world + self.processes.rank
         )
         self.objective.train()
+        if self._from_model:
+            for layer in _norms(self.objective):
+                layer.eval()
         out = module(waveforms.to(self.device), labels.to(self.device), margin_now)
         self.optimiser.zero_grad(set_to_none=True)
         out["loss"].backward()
@@ -255,11 +263,14 @@ class Fit:
         self.best = min(self.best, mean)
 
     def export(self, folder: Path, *, half: bool = True) -> str:
-        """The best averaged weights, their batch-norm statistics measured anew, as a model folder; returns its model_id."""
+        """The best averaged weights as a model folder; returns its model_id.
+
+        Batch-norm statistics are measured anew, but for a fine-tune.
+        """
         model = copy.deepcopy(self.average)
         if (self.folder / BEST_FILE).exists():
             load_state(self.folder / BEST_FILE, {"average": model}, None)
-        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d)]
+        norms = [] if self._from_model else _norms(model)
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the plain mean over all batches

@@ -135,10 +135,15 @@ def test_a_fine_tune_of_the_default_model_takes_ten_speakers(
     for last_part in (False, True):
         waveforms, labels = training.batches.make(0, last_part)
         assert len(waveforms) == len(labels) == 2 * 8  # every speaker that is left, not the 24 of the config
-    before = training.average.network.project.weight.clone()
+    before = {name: value.clone() for name, value in training.average.network.state_dict().items()}
     training.run()
-    after = training.average.network.project.weight
-    assert torch.isfinite(after).all() and not torch.equal(before, after)
+    training.export(tmp_path / "model", half=False)
+    after = load_checkpoint(tmp_path / "model")[0].network.state_dict()
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert {"project.weight", "stem.conv.conv.weight", "stem.norm.weight"} <= moved
+    assert not any("running_" in name for name in moved), (
+        "statistics of ten speakers replace those of thousands"
+    )
 
 
 @pytest.mark.parametrize(("learning_rate", "best"), [(1e-12, 2), (0.2, 0)], ids=["harmless", "ruinous"])
