@@ -18,6 +18,8 @@ from voicevault.types import SAMPLE_RATE
 
 SPEEDS = ((10, 10), (9, 10), (11, 10))
 """Resampling ratios: as it is, and the two copies that count as other speakers."""
+TRACTS = (0.9, 1.1)
+"""Factors on the frequencies of the copies that count as yet others."""
 
 
 class Batches:
@@ -32,10 +34,13 @@ class Batches:
     ) -> None:
         self.config, self.sampler, self.rank, self.world = config, sampler, rank, world
         self.augment = Augmenter(config.augment, root, config.seed)
-        self.classes = len(sampler.classes) * (len(SPEEDS) if config.data.speed_share else 1)
+        self._sped = len(SPEEDS) - 1 if config.data.speed_share else 0
+        copies = self._sped + (len(TRACTS) if config.data.tract_share else 0)
+        self.classes = len(sampler.classes) * (1 + copies)
 
-    def make(self, step: int, last_part: bool = False) -> tuple[Tensor, Tensor]:
-        """float32 [2 * speakers, samples] and int64 classes [2 * speakers]; first one crop of each, then the other."""
+    def make(self, step: int, last_part: bool = False) -> tuple[Tensor, Tensor, float]:
+        """float32 [2 * speakers, samples] and int64 classes [2 * speakers], first one crop of each, then the other;
+        and the factor on their frequencies."""
         d, shared = self.config.data, np.random.default_rng((self.config.seed, 1, step))
         crops_of = self.config.large_margin.crops if last_part else d.crops
         speakers, seconds = crops_of[shared.integers(len(crops_of))]
@@ -43,18 +48,22 @@ class Batches:
         samples = round(seconds * SAMPLE_RATE)
         copied = not last_part and shared.random() < d.speed_share
         speed = int(shared.integers(1, len(SPEEDS))) if copied else 0
+        warped = not last_part and not copied and shared.random() < d.tract_share
+        tract = int(shared.integers(len(TRACTS))) if warped else None
         old, new = SPEEDS[speed]
         draw = step * self.world + self.rank
         crops, labels = self.sampler.draw(draw, speakers, -(-samples * old // new))
         waveforms = torch.from_numpy(crops)
         if speed:
             waveforms = torchaudio.functional.resample(waveforms, old, new)[:, :samples]
-        return self.augment(waveforms, draw), torch.from_numpy(labels + speed * len(self.sampler.classes))
+        copy = speed if tract is None else self._sped + 1 + tract
+        classes = torch.from_numpy(labels + copy * len(self.sampler.classes))
+        return self.augment(waveforms, draw), classes, 1.0 if tract is None else TRACTS[tract]
 
-    def after(self, step: int, last_part: Callable[[], bool]) -> Iterator[tuple[Tensor, Tensor]]:
+    def after(self, step: int, last_part: Callable[[], bool]) -> Iterator[tuple[Tensor, Tensor, float]]:
         """The batches of `step` and all that follow; `last_part` is asked before each is made."""
         with ThreadPoolExecutor(1, "batches") as pool:
-            ahead: Future[tuple[Tensor, Tensor]] = pool.submit(self.make, step, last_part())
+            ahead: Future[tuple[Tensor, Tensor, float]] = pool.submit(self.make, step, last_part())
             while True:
                 step += 1
                 ready, ahead = ahead, pool.submit(self.make, step, last_part())

@@ -49,6 +49,9 @@ class DataSection(_Section):
     crops: Annotated[Crops, Field(min_length=1)] = ((64, 1.2), (48, 1.6), (32, 2.4))
     speed_share: Share = 0.3
     """Share of batches that are played 10 % slower or faster; such a copy counts as another speaker."""
+    tract_share: Share = 0.0
+    """Share of the other batches whose frequencies are 10 % lower or higher, at the same speed: a copy with another vocal tract,
+    which counts as another speaker too (arXiv:2406.07421). For Kaldi's log-mel energies alone."""
 
 
 class ValidationSection(_Section):
@@ -57,6 +60,8 @@ class ValidationSection(_Section):
     speakers: dict[str, Annotated[int, Field(ge=2)]] = {}
     """So many per collection. Empty: a share of each collection's."""
     share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    seed: Annotated[int, Field(ge=0)] | None = None
+    """Of the choice; without it, the training's. A second training keeps out whom the first one kept out."""
     pieces: Annotated[int, Field(ge=2)] = 3
     """A speaker with a single recording is heard in this many disjoint pieces of it."""
     every_steps: Annotated[int, Field(ge=1)] = 500
@@ -85,6 +90,8 @@ class LargeMarginSection(_Section):
     share: Share = 0.12
     crops: Annotated[Crops, Field(min_length=1)] = ((24, 3.2), (16, 4.5))
     margin: Annotated[float, Field(ge=0.0, le=1.0)] = 0.35
+    learning_rate: Positive | None = None
+    """Where the rate starts anew for this part, having come down to a hundredth before; without it, one decay spans all."""
 
 
 class SpecAugmentSection(_Section):
@@ -110,6 +117,9 @@ class OptimiserSection(_Section):
     """Decay per step of the exponential average of the weights; the average is what is exported."""
     bfloat16: bool = True
     """Autocast the network where the processor computes bfloat16 faster than float32."""
+    keep_norms: bool = True
+    """With --init: batch-norm statistics stay those of the model that is trained further. Those of a few speakers and rooms
+    would cost what it knows of others; a corpus as broad as its own needs no such care."""
     compile: bool = False
     """torch.compile the network: a minute or two for each crop length, then faster steps."""
 
@@ -162,6 +172,10 @@ class FitConfig(_Section):
             raise ValueError(
                 f"model.bins is {self.model.bins}, and the front-end gives {self.frontend.bins} features a frame:"
                 f" set model.bins = {self.frontend.bins}"
+            )
+        if self.data.tract_share and not isinstance(self.frontend, FrontendConfig):
+            raise ValueError(
+                "data.tract_share warps Kaldi's log-mel energies: set it to 0 for another front-end"
             )
         return self
 

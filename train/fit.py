@@ -78,7 +78,6 @@ def build_model(config: FitConfig, init: Path | None) -> SpeakerModel:
 
 
 def _norms(module: nn.Module) -> list[nn.BatchNorm1d]:
-    """A fine-tune keeps their statistics: those of a few speakers and rooms would cost what the model knows of others."""
     return [m for m in module.modules() if isinstance(m, nn.BatchNorm1d)]
 
 
@@ -126,6 +125,7 @@ class Fit:
         )
         self.step, self.seconds, self.best, self.stale = 0, 0.0, math.inf, 0
         self._from_model = init is not None
+        self._keeps_norms = self._from_model and o.keep_norms
         self._identity = {"config": config.digest(), "corpus": self.corpus.cache.digest}
         if (folder / STATE_FILE).exists():
             self._resume()
@@ -162,7 +162,9 @@ class Fit:
         self.step, self.seconds = facts["step"], facts["seconds"]
         self.best, self.stale = facts["best"], facts["stale"]
 
-    def train_step(self, module: nn.Module, waveforms: Tensor, labels: Tensor) -> dict[str, float]:
+    def train_step(
+        self, module: nn.Module, waveforms: Tensor, labels: Tensor, tract: float = 1.0
+    ) -> dict[str, float]:
         """One update; returns what TensorBoard shows."""
         o, progress = self.config.optimiser, self.progress
         rate, margin_now = learning_rate(self.config, progress), margin(self.config, progress)
@@ -172,10 +174,10 @@ class Fit:
             self.config.seed * 1_000_003 + self.step * self.processes.world + self.processes.rank
         )
         self.objective.train()
-        if self._from_model:
+        if self._keeps_norms:
             for layer in _norms(self.objective):
                 layer.eval()
-        out = module(waveforms.to(self.device), labels.to(self.device), margin_now)
+        out = module(waveforms.to(self.device), labels.to(self.device), margin_now, tract)
         self.optimiser.zero_grad(set_to_none=True)
         out["loss"].backward()
         trained = [p for group in self.optimiser.param_groups for p in group["params"]]
@@ -217,10 +219,10 @@ class Fit:
                 self._validate(board)  # weights that get no better than those it starts from are not kept
             task = bar.add_task("training", total=self.config.optimiser.steps, completed=self.step, shown="")
             last_part = lambda: in_last_part(self.config, self.progress)  # noqa: E731
-            for waveforms, labels in self.batches.after(self.step, last_part):
+            for waveforms, labels, tract in self.batches.after(self.step, last_part):
                 if self.finished:
                     break
-                facts = self.train_step(module, waveforms, labels)
+                facts = self.train_step(module, waveforms, labels, tract)
                 self.step += 1
                 now = time.monotonic()
                 self.seconds, tick = self.processes.agree(self.seconds + now - tick, self.device), now
@@ -265,12 +267,12 @@ class Fit:
     def export(self, folder: Path, *, half: bool = True) -> str:
         """The best averaged weights as a model folder; returns its model_id.
 
-        Batch-norm statistics are measured anew, but for a fine-tune.
+        Batch-norm statistics are measured anew where the training changed them.
         """
         model = copy.deepcopy(self.average)
         if (self.folder / BEST_FILE).exists():
             load_state(self.folder / BEST_FILE, {"average": model}, None)
-        norms = [] if self._from_model else _norms(model)
+        norms = [] if self._keeps_norms else _norms(model)
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the plain mean over all batches
@@ -278,6 +280,6 @@ class Fit:
             model.train()
             with torch.no_grad():
                 for i in range(NORM_BATCHES):
-                    waveforms, _ = self.batches.make(1_000_000_000 + i, last_part=True)
+                    waveforms, *_ = self.batches.make(1_000_000_000 + i, last_part=True)
                     model(waveforms.to(self.device))
         return save_checkpoint(model.eval(), folder, half=half)

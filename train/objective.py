@@ -6,9 +6,11 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
+from train.batches import TRACTS
 from train.config import FitConfig
 from train.losses import AngularPrototypical, MarginSoftmax
 from voicevault.encoder.checkpoint import SpeakerModel
+from voicevault.encoder.frontend import FrontendConfig, LogMel
 
 
 class Objective(nn.Module):
@@ -23,6 +25,13 @@ class Objective(nn.Module):
             loss.top_penalty,
         )  # fmt: skip
         self.prototypical = AngularPrototypical()
+        # The front-ends of the copies have no weights, so nothing of theirs is in a checkpoint.
+        frontend = model.config.frontend
+        self.warped = nn.ModuleDict(
+            {_key(t): LogMel(frontend, t) for t in TRACTS if config.data.tract_share}
+            if isinstance(frontend, FrontendConfig)
+            else {}
+        )
         # Frames are masked where the front-end gives frames; a network that takes samples has none.
         masks = config.spec_augment if getattr(model.config.frontend, "bins", None) else None
         self.mask_bins = torchaudio.transforms.FrequencyMasking(masks.bins, iid_masks=True) if masks else None
@@ -32,14 +41,20 @@ class Objective(nn.Module):
             torch.compile(model.network, dynamic=False) if config.optimiser.compile else model.network,
         )
 
-    def forward(self, waveforms: Tensor, labels: Tensor, margin: float) -> dict[str, Tensor]:
+    def forward(
+        self, waveforms: Tensor, labels: Tensor, margin: float, tract: float = 1.0
+    ) -> dict[str, Tensor]:
         """Waveforms float32 [2 n, samples], of which rows i and n + i are one speaker -> scalars.
+
+        Args:
+            tract: Factor on the frequencies: 1, or one of `TRACTS`.
 
         Returns:
             ``loss`` to descend on; ``softmax``, ``prototypical`` and ``accuracy`` to look at.
         """
         with torch.no_grad():
-            features = self.model.frontend(waveforms)[0]
+            frontend = self.model.frontend if tract == 1.0 else self.warped[_key(tract)]
+            features = frontend(waveforms)[0]
             if self.mask_bins is not None and self.mask_frames is not None:
                 features = self.mask_frames(self.mask_bins(features[:, None]))[:, 0]
         with torch.autocast(waveforms.device.type, torch.bfloat16, enabled=self.config.optimiser.bfloat16):
@@ -53,6 +68,11 @@ class Objective(nn.Module):
             "prototypical": prototypical.detach(),
             "accuracy": accuracy,
         }
+
+
+def _key(tract: float) -> str:
+    """A module's name has no dots."""
+    return f"tract{round(100 * tract)}"
 
 
 def parameter_groups(objective: Objective, learning_rate: float) -> list[dict[str, object]]:

@@ -29,9 +29,13 @@ class Split:
 def split_speakers(utterances: Sequence[Utterance], config: ValidationSection, seed: int) -> Split:
     """Draws the validation speakers by a hash of their name; speakers with several sessions come first.
 
+    Args:
+        seed: Of the draw, where `config` has none of its own.
+
     Raises:
         ManifestError: A collection has fewer speakers than are to be kept out.
     """
+    seed = seed if config.seed is None else config.seed
     by_source: dict[str, dict[str, list[Utterance]]] = defaultdict(lambda: defaultdict(list))
     for utterance in utterances:
         by_source[utterance.source][utterance.speaker].append(utterance)

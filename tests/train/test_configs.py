@@ -114,7 +114,7 @@ def test_the_baseline_is_plain(corpus: Path, tmp_path: Path) -> None:
         update={"data": config.data.model_copy(update={"manifest": ""}), "validation": ValidationSection()}
     )
     training = fit(small, corpus, tmp_path / "run", tmp_path / "cache")
-    waveforms, labels = training.batches.make(3)
+    waveforms, labels, _ = training.batches.make(3)
     speakers = len(training.batches.sampler.classes)
     crops, classes = training.batches.sampler.draw(3, speakers, 48_000)
     assert (waveforms - torch.from_numpy(crops)).abs().max() < 1e-5
@@ -133,7 +133,7 @@ def test_a_fine_tune_of_the_default_model_takes_ten_speakers(
     assert len({u.speaker for u in training.corpus.validation}) == 2
     assert training.batches.classes == 3 * 8
     for last_part in (False, True):
-        waveforms, labels = training.batches.make(0, last_part)
+        waveforms, labels, _ = training.batches.make(0, last_part)
         assert len(waveforms) == len(labels) == 2 * 8  # every speaker that is left, not the 24 of the config
     before = {name: value.clone() for name, value in training.average.network.state_dict().items()}
     training.run()

@@ -57,7 +57,7 @@ def test_a_training_is_the_same_twice_and_when_it_was_stopped(
     assert any(not torch.equal(value, start[name]) for name, value in weights(whole).items())
 
     stopped = fit(config, corpus, tmp_path / "stopped", cache)
-    for step, (waveforms, labels) in enumerate(stopped.batches.after(0, lambda: False)):
+    for step, (waveforms, labels, _) in enumerate(stopped.batches.after(0, lambda: False)):
         if step == 5:
             break
         stopped.train_step(stopped.objective, waveforms, labels)
@@ -191,12 +191,12 @@ def test_processes_draw_different_batches(
 ) -> None:
     training = fit(read_config(config_file), corpus, tmp_path / "run", cache)
     batches = training.batches
-    first, labels = batches.make(7)
-    again, _ = batches.make(7)
+    first, labels, _ = batches.make(7)
+    again, *_ = batches.make(7)
     assert torch.equal(first, again)
     assert torch.equal(labels[: len(labels) // 2], labels[len(labels) // 2 :])
     batches.rank, batches.world = 1, 2
-    other, _ = batches.make(7)
+    other, *_ = batches.make(7)
     assert other.shape == first.shape
     assert not torch.equal(first, other)
     assert Processes(1, 2).first is False

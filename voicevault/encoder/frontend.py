@@ -98,10 +98,20 @@ def check_framing(config: Framing) -> None:
     )
 
 
-def mel_filters(bins: int, fft_size: int, low_hz: float, high_hz: float) -> Tensor:
+def warped(hz: Tensor, factor: float, above_hz: float = 4800.0) -> Tensor:
+    """Frequencies as a vocal tract of another length has them: times `factor`, but near Nyquist, which stays where it is.
+
+    Jaitly and Hinton 2013, "Vocal tract length perturbation improves speech recognition", section 2.
+    """
+    edge = above_hz * min(factor, 1.0)
+    slope = (NYQUIST - edge) / (NYQUIST - edge / factor)
+    return torch.where(hz <= edge / factor, hz * factor, NYQUIST - slope * (NYQUIST - hz))
+
+
+def mel_filters(bins: int, fft_size: int, low_hz: float, high_hz: float, tract: float = 1.0) -> Tensor:
     """Triangles that are linear on the mel scale 1127 ln(1 + f / 700), float32 [fft_size / 2 + 1, bins].
 
-    Kaldi leaves the Nyquist bin out of every triangle; so does this.
+    Kaldi leaves the Nyquist bin out of every triangle; so does this. `tract` is the factor of `warped`.
     """
 
     def mel(hz: Tensor) -> Tensor:
@@ -110,7 +120,8 @@ def mel_filters(bins: int, fft_size: int, low_hz: float, high_hz: float) -> Tens
     low, high = mel(torch.tensor([low_hz, high_hz], dtype=torch.float64)).tolist()
     edges = torch.linspace(low, high, bins + 2, dtype=torch.float64)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
-    points = mel(torch.arange(fft_size // 2, dtype=torch.float64) * SAMPLE_RATE / fft_size)[:, None]
+    hz = torch.arange(fft_size // 2, dtype=torch.float64) * SAMPLE_RATE / fft_size
+    points = mel(warped(hz, tract) if tract != 1.0 else hz)[:, None]
     rising = (points - left) / (centre - left)
     falling = (right - points) / (right - centre)
     triangles = torch.minimum(rising, falling).clamp(min=0.0)
@@ -205,16 +216,17 @@ def log(power: Tensor) -> Tensor:
 class LogMel(KaldiFrames):
     """Samples [batch, n] in [-1, 1] and their lengths -> features [batch, bins, frames] and frame counts.
 
-    Frames beyond an item's own are zero.
+    Frames beyond an item's own are zero. `tract` is a factor on all frequencies, for training on voices as they would be
+    from another vocal tract.
     """
 
     filters: Tensor
     dither: Tensor | None
 
-    def __init__(self, config: FrontendConfig) -> None:
+    def __init__(self, config: FrontendConfig, tract: float = 1.0) -> None:
         super().__init__(config)
         self.config = config
-        filters = mel_filters(config.bins, self.fft_size, config.low_hz, config.high_hz)
+        filters = mel_filters(config.bins, self.fft_size, config.low_hz, config.high_hz, tract)
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("dither", self._dither_power() if config.dither else None, persistent=False)
 
