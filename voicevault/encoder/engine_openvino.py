@@ -91,7 +91,7 @@ class OpenVinoEngine:
 
     def _run(self, compiled: Compiled, piece: Float32Array) -> Float32Array:
         (rows,) = compiled.infer(self._features(piece)[1])
-        row: Float32Array = rows[0]
+        row: Float32Array = rows[0, 0]
         return row
 
     @cached_property
@@ -156,8 +156,8 @@ class Features:
             samples = torch.from_numpy(np.require(piece, np.float32, ["C", "W"]))
             features = self._frontend(samples[None])[0].numpy()
         frames = features.shape[2]
-        padded = np.zeros((1, features.shape[1], grid(frames)), np.float32)
-        padded[:, :, :frames] = features
+        padded = np.zeros((1, grid(frames), features.shape[1]), np.float32)
+        padded[:, :frames] = features.transpose(0, 2, 1)
         return frames, [padded, *self._graph.positions(frames)]
 
 
@@ -173,7 +173,7 @@ def observe(model: SpeakerModel, speech: Sequence[Float32Array]) -> dict[str, tu
     for samples in speech:
         frames, inputs = features(samples)
         for name, values in zip(graph.points, compiled.infer(inputs), strict=True):
-            own = frames if values.shape[2] == grid(frames) else -(-frames // model.network.config.stride)
-            low, high = np.quantile(values[0, :, :own], (TAIL, 1 - TAIL))
+            own = frames if values.shape[1] == grid(frames) else -(-frames // model.network.config.stride)
+            low, high = np.quantile(values[0, :own], (TAIL, 1 - TAIL))
             lows[name], highs[name] = min(lows[name], float(low)), max(highs[name], float(high))
     return {name: (lows[name], highs[name]) for name in graph.points}
