@@ -20,7 +20,7 @@ from torch import Tensor
 from voicevault.encoder.checkpoint import SpeakerModel, save_checkpoint
 from voicevault.encoder.encoder import PIECE, WHOLE, ModelEncoder
 from voicevault.encoder.engine import open_engine, torch_threads
-from voicevault.encoder.engine_graph import grid
+from voicevault.encoder.engine_graph import TAME, grid
 from voicevault.encoder.engine_openvino import IN_FLIGHT, OpenVinoEngine
 from voicevault.encoder.engine_torch import PADDING, TorchEngine, batches
 from voicevault.errors import RequestError, SettingsError
@@ -54,6 +54,17 @@ def test_openvino_computes_what_torch_does(
     for found in (together, one_by_one, by_caller):
         assert found.dtype == np.float32
         assert_equal(torch.from_numpy(found), expected)
+
+
+def test_openvino_bears_attention_of_any_size(
+    small_model: SmallModel, speech: list[Float32Array], assert_equal: AssertEqual
+) -> None:
+    """Logits whose exponentials are no float32 numbers."""
+    model = small_model(2, seed=5)
+    with torch.no_grad():
+        model.network.pool.conv.weight *= 100 * TAME / model.network.pool.conv.weight.abs().sum(dim=1).max()
+    found = OpenVinoEngine(model, 1).embed(speech)
+    assert_equal(torch.from_numpy(found), alone_in_torch(model, speech))
 
 
 def test_torch_batches_compute_what_single_recordings_do(

@@ -39,7 +39,11 @@ Ranges = Mapping[str, tuple[float, float]]
 LEVELS = 256
 """Of an 8-bit number; kernels leave one out, to be symmetric."""
 
+TAME = 60.0
+"""Up to which the exponential of a logit, and sums of some thousand of them, are ordinary float32 numbers."""
+
 _TIME = np.array([1], np.int64)
+_SWAP = np.array([0, 2, 1], np.int64)
 
 
 def grid(frames: int) -> int:
@@ -62,7 +66,6 @@ class EcapaGraph:
         self._taps: dict[tuple[int, int, int], Any] = {}
         self.points: dict[str, Any] = {}
         self._uniform = _parameter([1, 1, -1], np.float32, "uniform")
-        self._outside = _parameter([1, -1, 1], np.float32, "outside")
         features = _parameter([1, -1, self._config.bins], np.float32, "features")
         with torch.no_grad():
             x = self._tdnn(features, network.stem, "stem")
@@ -74,7 +77,7 @@ class EcapaGraph:
             x = self._tdnn(opset13.concat(outputs, 2), network.mfa, "mfa")
             x = self._affine(self._pool(x, network.pool, "pool"), network.pool_norm)
             x = _dense(x, network.project.weight, network.project.bias)
-        self._inputs = [features, self._uniform, self._outside, *self._taps.values()]
+        self._inputs = [features, self._uniform, *self._taps.values()]
         self.model = openvino.Model([x], self._inputs, "ecapa-tdnn")
         self.positions = lru_cache(128)(self._positions)
 
@@ -88,16 +91,14 @@ class EcapaGraph:
     def _positions(self, frames: int) -> tuple[NDArray[Any], ...]:
         """The inputs behind the features for `frames` of `grid(frames)`: which frames count, and which each convolution sees."""
         inner, padded = -(-frames // self._config.stride), -(-grid(frames) // self._config.stride)
-        valid = np.arange(padded) < inner
-        uniform = np.where(valid, np.float32(1 / inner), np.float32(0))[None, None]
-        outside = np.where(valid, np.float32(0), np.float32(-1e30))[None, :, None]
+        uniform = np.where(np.arange(padded) < inner, np.float32(1 / inner), np.float32(0))[None, None]
         taps = [
             _frames_seen(
                 padded, last=(inner if stride == 1 else frames) - 1, shape=(kernel, dilation, stride)
             )
             for kernel, dilation, stride in self._taps
         ]
-        return uniform, outside, *taps
+        return uniform, *taps
 
     def _block(self, x: Any, m: SERes2NetBlock, name: str) -> Any:
         out = self._res2net(self._tdnn(x, m.tdnn1, f"{name}.tdnn1"), m.res2net, f"{name}.res2net")
@@ -125,10 +126,17 @@ class EcapaGraph:
         hidden = self._wide(x, conv.weight[:, :channels], None, f"{name}.tdnn.conv")
         context = _dense(opset13.concat([mean, deviation], 2), conv.weight[:, channels:, 0], conv.bias)
         hidden = opset13.tanh(self._affine(opset13.relu(opset13.add(hidden, context)), m.tdnn.norm))
-        logits = self._wide(hidden, m.conv.weight, m.conv.bias, f"{name}.conv")
-        weights = opset13.softmax(opset13.add(logits, self._outside), 1)
-        mean = _sum(opset13.multiply(weights, x))
-        variance = _sum(opset13.multiply(weights, opset13.squared_difference(x, mean)))
+        # The softmax over frames, its divisor last; a bias would cancel out. No logit exceeds the sum over its kernel, as what
+        # it is of lies in [-1, 1]: so only where kernels are large must the exponential be taken relative to the largest.
+        logits = self._wide(hidden, m.conv.weight, None, f"{name}.conv")
+        if float(m.conv.weight.abs().sum(dim=1).max()) > TAME:
+            own = opset13.add(logits, opset13.transpose(opset13.log(self._uniform), opset13.constant(_SWAP)))
+            logits = opset13.subtract(own, opset13.reduce_max(own, opset13.constant(_TIME), True))
+        weights = opset13.exp(logits)
+        total = self._mean(weights)
+        mean = opset13.divide(self._mean(opset13.multiply(weights, x)), total)
+        squares = opset13.multiply(weights, opset13.squared_difference(x, mean))
+        variance = opset13.divide(self._mean(squares), total)
         return opset13.concat([mean, _deviation(variance)], 2)
 
     def _tdnn(self, x: Any, m: TDNN, name: str) -> Any:
@@ -191,10 +199,6 @@ def _dense(x: Any, weight: Tensor, bias: Tensor | None) -> Any:
     """A layer over a single row: the weight [outputs, inputs]."""
     out = opset13.matmul(x, opset13.constant(_array(weight)), False, True)
     return out if bias is None else opset13.add(out, _row(bias))
-
-
-def _sum(x: Any) -> Any:
-    return opset13.reduce_sum(x, _TIME, True)
 
 
 def _deviation(variance: Any) -> Any:
