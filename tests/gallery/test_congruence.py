@@ -30,6 +30,13 @@ voices = st.integers(0, len(POOL) - 1)
 who = st.integers(0, 1)
 
 
+@pytest.fixture(autouse=True)
+def shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a gallery of a million on three cores."""
+    monkeypatch.setattr("voicevault.index.codec._SHARD_BYTES", 1 << 12)
+    monkeypatch.setattr("voicevault.gallery.galleries.available_cores", lambda: 3)
+
+
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Oracle]:
     folder = tmp_path_factory.mktemp("congruence")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,15 @@ import pytest
 
 from tests.index.galleries import DIM, gallery, probes_of, remove, unit, upsert
 from voicevault.errors import IndexUnavailableError, RequestError
-from voicevault.index import Base, BuildStoppedError, CompressedIndex, FlatIndex, can_compress, write_base
+from voicevault.index import (
+    Base,
+    BuildStoppedError,
+    CompressedIndex,
+    Crew,
+    FlatIndex,
+    can_compress,
+    write_base,
+)
 from voicevault.index.codec import parts_of
 from voicevault.types import Float32Array, GalleryPosition, Int64Array, VoiceIndex
 
@@ -33,9 +42,15 @@ def path(built: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(built, tmp_path / "gallery.base"))
 
 
-@pytest.fixture
-def index(path: Path) -> CompressedIndex:
-    return CompressedIndex(Base(path, HERE))
+@pytest.fixture(params=[1, 3], ids=["one shard", "three shards"])
+def index(
+    path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[CompressedIndex]:
+    monkeypatch.setattr("voicevault.index.codec._SHARD_BYTES", 1 << 10)
+    with closing(Crew(request.param)) as crew:
+        index = CompressedIndex(Base(path, HERE, crew))
+        assert len(index.base._scanner._shards) == request.param
+        yield index
 
 
 @pytest.fixture
@@ -192,6 +207,30 @@ def test_a_compaction_is_the_index_anew(index: CompressedIndex, flat: FlatIndex,
     new.apply(meanwhile, 11, "eleven")
     flat.apply(meanwhile, 11, "eleven")
     agree(new, flat, 10)
+
+
+@pytest.mark.parametrize("count", [1500, 1535, 1536, 1537, 2017])
+def test_shards_hold_every_row_once(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last block may be anybody's, and half empty."""
+    monkeypatch.setattr("voicevault.index.codec._SHARD_BYTES", 1)
+    write_base(tmp_path / "g.base", HERE, [(KEYS[:count], VECTORS[:count])])
+    for cores in (1, 2, 5, 8):
+        with closing(Crew(cores)) as crew:
+            base = Base(tmp_path / "g.base", HERE, crew)
+            shards = base._scanner.scan(PROBES[1], count, lambda scores, rows, least: (scores, rows, least))
+            assert len(shards) == cores
+            assert np.array_equal(np.sort(np.concatenate([rows for _, rows, _ in shards])), np.arange(count))
+            assert all(least == -np.inf for _, _, least in shards)
+            if cores == 1:
+                whole = dict(zip(shards[0][1].tolist(), shards[0][0].tolist(), strict=True))
+            for scores, rows, _ in shards:
+                assert [whole[row] for row in rows.tolist()] == scores.tolist()
+            # Of fewer, each shard brings its own best, and says what its others are not above.
+            few = base._scanner.scan(PROBES[1], 300, lambda scores, rows, least: (scores, rows, least))
+            for (scores, rows, least), (_, every, _) in zip(few, shards, strict=True):
+                assert 300 // cores <= len(rows) < len(every)
+                assert scores.min() == least
+                assert all(whole[row] <= least for row in np.setdiff1d(every, rows).tolist())
 
 
 def test_reads_see_whole_generations_while_rows_are_erased(index: CompressedIndex) -> None:

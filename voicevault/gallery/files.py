@@ -19,6 +19,7 @@ from voicevault.index import (
     Base,
     BuildStoppedError,
     CompressedIndex,
+    Crew,
     FlatIndex,
     SnapshotRejected,
     can_compress,
@@ -68,10 +69,10 @@ class Limits:
 
 
 class IndexFiles:
-    """The files of all collections under one folder. `stop` ends builds early."""
+    """The files of all collections under one folder. `stop` ends builds early; `crew` scans."""
 
-    def __init__(self, store: Store, folder: Path, limits: Limits, stop: Event) -> None:
-        self._store, self._folder, self._limits, self._stop = store, folder, limits, stop
+    def __init__(self, store: Store, folder: Path, limits: Limits, stop: Event, crew: Crew) -> None:
+        self._store, self._folder, self._limits, self._stop, self._crew = store, folder, limits, stop, crew
 
     def flat(self, uuid: str) -> Path:
         return self._folder / f"{uuid}.index"
@@ -108,7 +109,7 @@ class IndexFiles:
                     self._clean(position.uuid)
                     write_base(path, position, blocks, self._stop.is_set)
                     self.flat(position.uuid).unlink(missing_ok=True)
-                    return position, CompressedIndex(Base(path, position))
+                    return position, CompressedIndex(Base(path, position, self._crew))
             except BuildStoppedError as error:
                 raise IndexUnavailableError("The index is being closed.") from error
             except OSError as error:
@@ -147,7 +148,7 @@ class IndexFiles:
                 position, blocks = _captured(index)
                 write_base(path, position, blocks, self._stop.is_set)
                 self.flat(uuid).unlink(missing_ok=True)
-                return CompressedIndex(Base(path, position))
+                return CompressedIndex(Base(path, position, self._crew))
             position, blocks = _captured(index)
             exact = FlatIndex.rebuild(position, *_joined(blocks, position.dim))
             exact.save(self.flat(uuid))
@@ -176,7 +177,7 @@ class IndexFiles:
             try:
                 index: Index
                 if path.suffix == ".base":
-                    index = CompressedIndex(Base(path, position))
+                    index = CompressedIndex(Base(path, position, self._crew))
                 else:
                     index = FlatIndex.load(path, position)
                 if self._store.token_at(collection, index.generation) == index.token:

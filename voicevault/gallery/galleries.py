@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
+from voicevault.cores import available_cores
 from voicevault.errors import CollectionNotFoundError, IndexUnavailableError, StoreError
 from voicevault.gallery.background import Background
 from voicevault.gallery.files import Index, IndexFiles, Limits
-from voicevault.index import BuildStoppedError, CompressedIndex, FlatIndex, SnapshotRejected
+from voicevault.index import BuildStoppedError, CompressedIndex, Crew, FlatIndex, SnapshotRejected
 from voicevault.store import Store
 from voicevault.types import Float32Array, GalleryPosition, Int64Array, Op, SearchResult
 
@@ -55,7 +56,8 @@ class Galleries:
         self._store = store
         self._limits = limits or Limits()
         self._background = Background()
-        self._files = IndexFiles(store, folder, self._limits, self._background.stop)
+        self._crew = Crew(available_cores())
+        self._files = IndexFiles(store, folder, self._limits, self._background.stop, self._crew)
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._lock = Lock()
         self._building: dict[str, Lock] = {}
@@ -242,6 +244,7 @@ class Galleries:
             self._save(held)
             held.index.close()
         self._held.clear()
+        self._crew.close()
 
     def _delete_file(self, held: _Held) -> None:
         with held.file:  # a save that runs may still hold what was removed

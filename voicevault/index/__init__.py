@@ -2,6 +2,7 @@
 
 from voicevault.index.base import Base, BuildStoppedError, can_compress, write_base
 from voicevault.index.compressed import CompressedIndex
+from voicevault.index.crew import Crew
 from voicevault.index.flat import FlatIndex
 from voicevault.index.pairs import similar_pairs
 from voicevault.index.segment import claim
@@ -11,6 +12,7 @@ __all__ = [
     "Base",
     "BuildStoppedError",
     "CompressedIndex",
+    "Crew",
     "FlatIndex",
     "SnapshotRejected",
     "can_compress",

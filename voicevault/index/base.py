@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from voicevault.errors import RequestError
 from voicevault.index.calibration import Calibration, calibrate
@@ -19,7 +20,8 @@ from voicevault.index.codec import (
     packed_bytes,
     parts_of,
 )
-from voicevault.index.products import best_rows, unit_rows
+from voicevault.index.crew import Crew
+from voicevault.index.products import best_rows, rounding, row_products, unit_rows
 from voicevault.index.segment import Segment, SegmentWriter
 from voicevault.index.snapshot import SnapshotRejected
 from voicevault.types import Float32Array, GalleryPosition, Int64Array
@@ -30,6 +32,7 @@ _BLOCK = 1 << 16
 _STEP = 1 << 12
 """Rows handled at a time by builds and checks: 3 MB, so that no step keeps the interpreter from answering."""
 
+Ranked = tuple[Int64Array, Float32Array, float]
 Blocks = Iterable[tuple[Int64Array, Float32Array]]
 
 
@@ -90,12 +93,13 @@ class Base:
     Args:
         path: The file.
         position: Where the collection stands now.
+        crew: Who scans; None is the calling thread.
 
     Raises:
         SnapshotRejected: The file is not to be used; rebuild.
     """
 
-    def __init__(self, path: str | Path, position: GalleryPosition) -> None:
+    def __init__(self, path: str | Path, position: GalleryPosition, crew: Crew | None = None) -> None:
         self._segment = segment = Segment(path, position)
         self.position = segment.position
         count, parts, dim = int(segment.facts["vectors"]), int(segment.facts["parts"]), position.dim
@@ -111,19 +115,64 @@ class Base:
             segment.array("centroids", np.float32, (parts, CENTROIDS, dim // parts)),
         )
         codes: UInt8Array = segment.array("codes", np.uint8, (packed_bytes(count, parts),))
-        self._scanner = Scanner(codec, codes, count)
+        self._scanner = Scanner(codec, codes, count, crew)
         self._checked = np.zeros(segment.blocks("vectors"), dtype=np.bool_)
         self._all_checked = False
         self._check_layout(codec)
 
-    def scan(self, point: Float32Array, depth: int) -> tuple[Float32Array, Int64Array]:
-        """Approximate scores and rows of the `depth` best for one probe [d]; the best comes first."""
-        return self._scanner.scan(point, depth)
+    def nearest(
+        self,
+        point: Float32Array,
+        k: int,
+        depth: int,
+        usable: Callable[[Int64Array], NDArray[np.bool_]] | None = None,
+    ) -> tuple[Int64Array, Float32Array, float]:
+        """The best k for one probe [d] among the rows whose codes are best.
+
+        Args:
+            depth: So many rows, see `Scanner.scan`.
+            usable: Which of some rows count; None is all.
+
+        Returns:
+            Keys and scores, exactly and in order, fewer than k where too few of the rows are usable; and what no
+            usable row beyond them scores above, as far as `calibration` holds.
+        """
+
+        def ranked(rough: Float32Array, rows: Int64Array, least: float) -> Ranked:
+            if usable is not None:
+                kept = usable(rows)
+                rough, rows = rough[kept], rows[kept]
+            return *self.best(point, k, self._promising(point, k, rough, rows)), least
+
+        found = self._scanner.scan(point, depth, ranked)
+        if len(found) == 1:
+            keys, scores, least = found[0]
+        else:
+            keys, scores = (
+                np.concatenate([part[0] for part in found]),
+                np.concatenate([part[1] for part in found]),
+            )
+            order = np.lexsort((keys, -scores))[:k]
+            keys, scores, least = keys[order], scores[order], max(part[2] for part in found)
+        return keys, scores, self.calibration.most(least)
 
     def best(self, point: Float32Array, k: int, rows: Int64Array) -> tuple[Int64Array, Float32Array]:
         """Keys and scores [min(k, r)] of the best of `rows` [r] for one probe [d], exactly and in order."""
         self._check(rows)
         return best_rows(point, k, self._vectors, self.keys, rows)
+
+    def _promising(self, point: Float32Array, k: int, rough: Float32Array, rows: Int64Array) -> Int64Array:
+        """Those of `rows` [r] that may be among their best k, by what their codes' products `rough` [r], in falling
+        order, let expect. The first few, compared exactly, tell what the others must reach."""
+        few = 4 * k
+        if len(rows) > 4 * few:
+            first = np.sort(rows[:few])
+            self._check(first)
+            products = row_products(point, self._vectors, first)
+            bar = float(np.partition(products, few - k)[few - k]) - rounding(len(point))
+            rows = rows[: np.count_nonzero(rough >= self.calibration.least(bar))]
+        # In the order in which they lie they are read twice as fast.
+        return np.sort(rows)
 
     def vectors(self, rows: Int64Array) -> Float32Array:
         """A copy of these rows."""

@@ -43,6 +43,10 @@ class Calibration:
         """The best score that a row with this product of its code may have."""
         return self.scale * product + self.margin
 
+    def least(self, score: float) -> float:
+        """The least product that the code of a row with this score may have."""
+        return (score - self.margin) / self.scale
+
     def facts(self) -> dict[str, float | int]:
         return {"scale": self.scale, "margin": self.margin, "depth": self.depth, "recall": self.recall}
 
@@ -58,7 +62,7 @@ def calibrate(vectors: Float32Array, scanner: Scanner, blocks: Iterable[Float32A
 
     Args:
         vectors: float32 [n, d], all voiceprints.
-        scanner: Their codes.
+        scanner: Their codes, in one shard.
         blocks: `vectors` again, in pieces.
     """
     points, absent = _probes(vectors)
@@ -76,11 +80,10 @@ def calibrate(vectors: Float32Array, scanner: Scanner, blocks: Iterable[Float32A
     for row, (point, skip) in enumerate(zip(points, absent, strict=True)):
         kept = np.flatnonzero(best[row] != skip)[:_K]
         found, exact[row] = best[row][kept], scores[row][kept]
-        approximate, candidates = scanner.scan(point, deep)
+        ((approximate, candidates, least),) = scanner.scan(point, deep, lambda *shard: shard)
         order = np.argsort(candidates)
         at = order[np.minimum(np.searchsorted(candidates, found, sorter=order), len(order) - 1)]
-        # What the scan did not bring was scored no better than its last.
-        seen[row] = np.where(candidates[at] == found, approximate[at], approximate[-1])
+        seen[row] = np.where(candidates[at] == found, approximate[at], least)
         scans.append(approximate)
     scale = float(np.sum(exact * exact) / np.sum(exact * seen))
     errors = exact - scale * seen

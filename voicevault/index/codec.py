@@ -10,17 +10,20 @@ unmixed axes that takes an eighth of the candidates on a gallery like real embed
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from math import isqrt
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voicevault.index.products import one_thread
+from voicevault.index.crew import Crew
+from voicevault.index.products import ask_for_huge_pages, one_thread
 from voicevault.types import Float32Array, Int64Array
 
 UInt8Array = NDArray[np.uint8]
+T = TypeVar("T")
 
 CENTROIDS = 16
 BLOCK = 32
@@ -30,6 +33,9 @@ MIN_TRAINING = 1000
 TRAINING_ROWS = 16_384
 _MAX_PARTS = 256
 """Fast-scan sums one byte per part in 16 bits."""
+_SHARD_BYTES = 8 << 20
+"""Codes below which another shard is not worth waking a thread for."""
+_MOST_SHARDS = 8
 
 
 def parts_of(dim: int) -> int | None:
@@ -107,29 +113,57 @@ class Codec:
 class Scanner:
     """Packed codes in memory, ready to be scanned. Many threads may scan at a time.
 
+    Many codes are dealt out, block by block, to as many shards as there are cores, so that a scan is one of all shards
+    side by side: one core alone cannot read faster than its own share of the memory's bandwidth. Whatever the order in
+    which voices came, each shard is then a fair sample of the gallery.
+
     Args:
         codec: What the codes mean.
         packed: The array that `Codec.pack` made of these `count` rows; it is copied.
+        crew: Who scans.
     """
 
-    def __init__(self, codec: Codec, packed: UInt8Array, count: int) -> None:
-        self._codec, self._index = codec, codec.empty_index()
-        self._packer = self._index.get_CodePacker()
-        self._index.codes.resize(packed.size)
-        if packed.size:
-            _codes_of(self._index)[:] = packed
-        self._index.ntotal = count
-        self._index.ntotal2 = packed_rows(count)
+    def __init__(self, codec: Codec, packed: UInt8Array, count: int, crew: Crew | None = None) -> None:
+        self._codec, self._crew = codec, crew or Crew()
+        size = packed_bytes(BLOCK, codec.parts)
+        blocks = packed.reshape(-1, size)
+        self._step = max(1, min(self._crew.cores, _MOST_SHARDS, packed.size // _SHARD_BYTES))
+        self._shards = [_loaded(codec, blocks[first :: self._step]) for first in range(self._step)]
+        last = self._shards[(len(blocks) - 1) % self._step]
+        last.ntotal -= packed_rows(count) - count
+        self._packer = last.get_CodePacker()
 
-    def scan(self, point: Float32Array, depth: int) -> tuple[Float32Array, Int64Array]:
-        """Approximate scores and rows of the `depth` best, 1 <= depth <= n, for one probe [d]; the best comes
-        first."""
+    def scan(
+        self, point: Float32Array, depth: int, then: Callable[[Float32Array, Int64Array, float], T]
+    ) -> list[T]:
+        """Finds the best rows for one probe [d], by their codes, and gives those of each shard to `then`, on the thread
+        that found them.
+
+        Args:
+            depth: How many, 1 <= depth <= n; some more where there are several shards.
+            then: Takes approximate scores and rows, the best first, and what no other row's score in the shard is
+                above.
+        """
+        step = self._step
+        # A shard's share of the best is binomial; four standard deviations more.
+        share = depth if step == 1 else depth // step + 2 * isqrt(depth)
+
+        def part(shard: int) -> Callable[[], T]:
+            return lambda: then(*self._scan(shard, point, share))
+
+        return self._crew.run([part(shard) for shard in range(step)])
+
+    def _scan(self, shard: int, point: Float32Array, depth: int) -> tuple[Float32Array, Int64Array, float]:
+        index, step = self._shards[shard], self._step
+        depth = min(depth, index.ntotal)
         with one_thread():
-            scores, rows = self._index.search((point @ self._codec.rotation)[None], depth)
-        if rows[0, -1] >= 0:
-            return scores[0], rows[0]
-        found = rows[0] >= 0
-        return scores[0][found], rows[0][found]
+            (scores,), (rows,) = index.search((point @ self._codec.rotation)[None], depth)
+        if rows[-1] < 0:
+            scores, rows = scores[rows >= 0], rows[rows >= 0]
+        least = float(scores[-1]) if len(rows) < index.ntotal else -np.inf
+        if step > 1:
+            rows += rows // BLOCK * (BLOCK * (step - 1)) + BLOCK * shard
+        return scores, rows, least
 
     def code(self, row: int) -> UInt8Array:
         """The code of a row: uint8, two parts a byte."""
@@ -144,12 +178,12 @@ class Scanner:
 
     @property
     def nbytes(self) -> int:
-        return int(self._index.codes.size())
+        return sum(int(shard.codes.size()) for shard in self._shards)
 
     def _block(self, row: int) -> UInt8Array:
         """The packed codes [1, bytes] of a row and its neighbours."""
-        block = row // BLOCK
-        return _codes_of(self._index).reshape(-1, self._packer.block_size)[block : block + 1]
+        block, shard = divmod(row // BLOCK, self._step)
+        return _codes_of(self._shards[shard]).reshape(-1, self._packer.block_size)[block : block + 1]
 
 
 def packed_rows(count: int) -> int:
@@ -159,6 +193,18 @@ def packed_rows(count: int) -> int:
 def packed_bytes(count: int, parts: int) -> int:
     """Size of the array that `Codec.pack` makes of `count` rows."""
     return packed_rows(count) * (parts + parts % 2) // 2
+
+
+def _loaded(codec: Codec, blocks: UInt8Array) -> Any:
+    """A `faiss.IndexPQFastScan` with a copy of these packed codes [b, bytes], whose blocks are all full."""
+    index = codec.empty_index()
+    if len(blocks):
+        index.codes.resize(blocks.size)
+        codes = _codes_of(index)
+        ask_for_huge_pages(codes)
+        codes.reshape(blocks.shape)[:] = blocks
+    index.ntotal = index.ntotal2 = len(blocks) * BLOCK
+    return index
 
 
 def _codes_of(index: Any) -> UInt8Array:

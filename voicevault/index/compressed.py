@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from threading import Lock
 
 import numpy as np
@@ -188,21 +189,23 @@ class CompressedIndex:
         if not among:
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
         depth = base.calibration.depth * max(1, k // 10) * count // among
+        usable = None if allow is None and not self._gone_count else partial(self._usable, allow)
         while k <= among and depth < count // 4 and not self._better_compared(depth, among, allow):
-            rough, rows = base.scan(point, depth)
-            usable = ~self._gone[rows]
-            if allow is not None:
-                usable &= _within(base.keys[rows], allow)
-            rows = rows[usable]
-            if len(rows) < k:
+            ids, scores, beyond = base.nearest(point, k, depth, usable)
+            if len(ids) < k:
                 depth *= 4
                 continue
-            ids, scores = base.best(point, k, rows)
-            if scores[-1] > base.calibration.most(rough[-1]):
+            if scores[-1] > beyond:
                 return ids, scores
             depth *= 2
         found = self._rows(allow)
         return base.best(point, k, np.arange(count) if found is None else found)
+
+    def _usable(self, allow: Int64Array | None, rows: Int64Array) -> NDArray[np.bool_]:
+        usable: NDArray[np.bool_] = ~self._gone[rows]
+        if allow is not None:
+            usable &= _within(self._base.keys[rows], allow)
+        return usable
 
     def _better_compared(self, depth: int, among: int, allow: Int64Array | None) -> bool:
         scan = self._base.count * _SCAN_ROW + depth * _SCAN_CANDIDATE
