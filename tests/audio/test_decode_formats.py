@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from voicevault.audio import decode
 from voicevault.errors import AudioOutOfRangeError
@@ -96,6 +97,17 @@ def test_formats_of_ffmpeg(
     assert wave.source_rate == rate
     assert abs(wave.seconds - 1.5) < 0.15
     assert likeness(wave.samples, tones(SAMPLE_RATE)) > (0.8 if container == "amr" else 0.98)
+
+
+def test_an_mp3_longer_than_a_block_has_no_seams(
+    tones: Any, write_sound: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0).normal(size=12 * SAMPLE_RATE)  # needs all bits there are
+    samples = (np.tile(tones(SAMPLE_RATE), 8) + 0.1 * noise).astype(np.float32)
+    data = write_sound(samples, SAMPLE_RATE, "MP3", None)
+    at_once, _ = soundfile.read(io.BytesIO(data), dtype="float32")
+    np.testing.assert_allclose(decode(data).samples, at_once / max(1.0, np.abs(at_once).max()), atol=1e-6)
+    assert capfd.readouterr().err == ""
 
 
 def test_path_bytes_and_file_object_give_the_same(tones: Any, write_sound: Any, tmp_path: Path) -> None:

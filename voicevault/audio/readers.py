@@ -42,10 +42,18 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
+class _FromStartToEnd(soundfile.SoundFile):  # type: ignore[misc]
+    """soundfile seeks to where it is after every read. An MP3 loses its bit reservoir by that: the next frame is garbled, and
+    libmpg123 complains on standard error."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 class _SoundfileReader:
     def __init__(self, file: BinaryIO) -> None:
         try:
-            self._file = soundfile.SoundFile(file)
+            self._file = _FromStartToEnd(file)
         except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError) as error:
             raise DecoderFailed(_reason(error)) from error
         self.format = f"{self._file.format}/{self._file.subtype}"
