@@ -96,11 +96,14 @@ class ModelEncoder:
             for piece in self._pieces(waveform):
                 pieces.append(piece)
                 owners.append(owner)
-        sums = np.zeros((len(waveforms), self.dim), dtype=np.float64)
-        if pieces:
-            lengths = np.array([[len(piece)] for piece in pieces])
-            np.add.at(sums, owners, _unit(self._engine.embed(pieces).astype(np.float64)) * lengths)
-        return _unit(sums).astype(np.float32)
+        if not pieces:
+            return np.zeros((0, self.dim), np.float32)
+        rows = _unit(self._engine.embed(pieces).astype(np.float64))
+        if len(pieces) > len(waveforms):
+            sums = np.zeros((len(waveforms), self.dim))
+            np.add.at(sums, owners, rows * np.array([[len(piece)] for piece in pieces]))
+            rows = _unit(sums)
+        return rows.astype(np.float32)
 
     def one_thread_per_call(self) -> AbstractContextManager[None]:
         """See `types.Encoder`."""

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from voicevault.encoder.frontend import squared
+from voicevault.encoder.frontend import NYQUIST, check_ranges, squared
 from voicevault.types import SAMPLE_RATE
 
 
@@ -41,17 +42,16 @@ class SpeechBrainConfig:
     normalise: bool = True
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("bins", 1, 512),
-            ("window_ms", 1.0, 1000.0),
-            ("fft_size", round(SAMPLE_RATE * self.window_ms / 1000), 16_384),
-            ("hop_ms", 1.0, 1000.0),
-            ("low_hz", 0.0, SAMPLE_RATE / 2),
-            ("high_hz", self.low_hz + 1.0, SAMPLE_RATE / 2),
-            ("top_db", 1.0, 1000.0),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be in {low:g} to {high:g}, not {getattr(self, name)!r}")
+        check_ranges(
+            self,
+            bins=(1, 512),
+            window_ms=(1.0, 1000.0),
+            fft_size=(round(SAMPLE_RATE * self.window_ms / 1000), 16_384),
+            hop_ms=(1.0, 1000.0),
+            low_hz=(0.0, NYQUIST),
+            high_hz=(self.low_hz + 1.0, NYQUIST),
+            top_db=(1.0, 1000.0),
+        )
 
 
 def triangles(bins: int, fft_size: int, low_hz: float, high_hz: float) -> Tensor:
@@ -79,7 +79,8 @@ class SpeechBrainFbank(nn.Module):
         self.config = config
         self.hop = round(SAMPLE_RATE * config.hop_ms / 1000)
         window = torch.hamming_window(round(SAMPLE_RATE * config.window_ms / 1000))
-        self.register_buffer("window", window, persistent=False)
+        rest = config.fft_size - len(window)
+        self.register_buffer("window", F.pad(window, (rest // 2, rest - rest // 2)), persistent=False)
         filters = triangles(config.bins, config.fft_size, config.low_hz, config.high_hz)
         self.register_buffer("filters", filters, persistent=False)
 
@@ -98,17 +99,9 @@ class SpeechBrainFbank(nn.Module):
             Features float32 [batch, bins, frames] and frame counts int64 [batch] (None where `lengths` was None).
         """
         c = self.config
-        spectrum = torch.stft(
-            waveforms.float(),
-            c.fft_size,
-            self.hop,
-            len(self.window),
-            self.window,
-            center=True,
-            pad_mode="constant",
-            return_complex=True,
-        )
-        power = squared(spectrum).transpose(1, 2)
+        margin = c.fft_size // 2
+        padded = F.pad(waveforms.float(), (margin, margin))
+        power = squared(torch.fft.rfft(padded.unfold(-1, c.fft_size, self.hop) * self.window))
         decibels = 10.0 * (power @ self.filters).clamp(min=self.FLOOR).log10().transpose(1, 2)
         if lengths is None:
             features = torch.maximum(decibels, decibels.amax((1, 2), keepdim=True) - c.top_db)
