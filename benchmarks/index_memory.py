@@ -24,7 +24,8 @@ def private_bytes() -> int:
 
 def main(arguments: list[str]) -> None:
     path, uuid, model, dim, generation, token, count = arguments
-    from voicevault.index import Base, CompressedIndex, write_base
+    from voicevault.cores import available_cores
+    from voicevault.index import Base, CompressedIndex, Crew, write_base
     from voicevault.types import GalleryPosition
 
     probes = np.random.default_rng(0).standard_normal((int(count), int(dim)), dtype=np.float32)
@@ -38,7 +39,8 @@ def main(arguments: list[str]) -> None:
     small.unlink()
 
     before, started = private_bytes(), time.perf_counter()
-    index = CompressedIndex(Base(path, GalleryPosition(uuid, model, int(dim), int(generation), token)))
+    here = GalleryPosition(uuid, model, int(dim), int(generation), token)
+    index = CompressedIndex(Base(path, here, Crew(available_cores())))
     index.search(probes[:1], 10)
     first = time.perf_counter() - started
     for probe in probes:

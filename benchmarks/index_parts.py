@@ -20,8 +20,9 @@ from benchmarks.galleries import KINDS, Population, mixed
 from benchmarks.index_peers import GRAPHS, Peer, open_peers
 from benchmarks.rows import Rows
 from benchmarks.timing import best, interleaved, one_thread, read_bandwidth, timed
+from voicevault.cores import available_cores
 from voicevault.gallery import Galleries, Limits
-from voicevault.index import Base, CompressedIndex, write_base
+from voicevault.index import Base, CompressedIndex, Crew, write_base
 from voicevault.store import NewEnrollment, Store
 from voicevault.types import Change, Embedding, Float32Array, GalleryPosition, Int64Array, Op, Quality
 
@@ -68,7 +69,7 @@ def build(population: Population, size: int, probes: int, seed: int, folder: Pat
             ((np.arange(at, min(at + (1 << 12), size)), vectors[at : at + (1 << 12)]) for at in steps),
         ),
     )
-    index = CompressedIndex(Base(path, position))
+    index = CompressedIndex(Base(path, position, Crew(available_cores())))
     index.base.scrub()
     found = index.base.calibration
     rows.append(
@@ -82,12 +83,14 @@ def recall(built: Built, rows: Rows, step: Callable[[int], object]) -> Int64Arra
     """Every probe by itself, against FAISS' exact scan. Returns the exact rows int64 [probes, K]."""
     import faiss
 
-    faiss.cvar.distance_compute_blas_threshold = 20
+    # For batches; one probe alone takes twice as long with it, which would be unfair to FlatIP.
+    threshold, faiss.cvar.distance_compute_blas_threshold = faiss.cvar.distance_compute_blas_threshold, 20
     exact = np.empty((len(built.probes), K), dtype=np.int64)
     for at in range(0, len(exact), 1000):
         part = built.probes[at : at + 1000]
         exact[at : at + 1000] = faiss.knn(part, built.vectors, K, metric=faiss.METRIC_INNER_PRODUCT)[1]
         step(len(part))
+    faiss.cvar.distance_compute_blas_threshold = threshold
     first, ten, seconds = (np.empty(len(exact)) for _ in range(3))
     with one_thread():
         for row, probe in enumerate(built.probes):
@@ -116,7 +119,7 @@ def latency(
     rows: Rows,
     step: Callable[[], object],
 ) -> None:
-    """Ours and every peer in turn, on one thread, and one read of as many bytes as the codes have."""
+    """Ours and every peer in turn, the peers on one thread, and one read of as many bytes as the codes have."""
     scanned = np.ones(built.size * built.index.base.code_bytes // 4, dtype=np.float32)
 
     def missing(name: str, reason: str) -> None:
@@ -128,7 +131,7 @@ def latency(
             missing(name, "left out" if small else "built for the smaller gallery only")
     graphs = graphs and small
     with open_peers(built.vectors, K, graphs, missing) as peers, one_thread():
-        ours = Peer(OURS, lambda probe: built.index.search(probe[None], K).ids[0], 0.0)
+        ours = Peer(OURS, lambda probe: built.index.search(probe[None], K).ids[0], 0.0, K)
         count = min(PEER_PROBES, len(built.probes))
         for peer in (ours, *peers):
             found = [list(peer.search(probe)) for probe in built.probes[:count]]
@@ -137,8 +140,8 @@ def latency(
                 [len(set(one) & set(truth)) / K for one, truth in zip(found, exact.tolist(), strict=False)]
             )
             rows.append(
-                "peer", **built.where(), contender=peer.name, at_1=float(at_1), at_10=float(at_10),
-                probes=count, build=peer.build_seconds,
+                "peer", **built.where(), contender=peer.name, at_1=float(at_1), probes=count,
+                at_10=float(at_10) if peer.answers > 1 else None, build=peer.build_seconds,
             )  # fmt: skip
         turns = cycle(built.probes[:count])
         contenders: dict[str, Callable[[], object]] = {

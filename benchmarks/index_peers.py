@@ -25,6 +25,8 @@ class Peer:
     name: str
     search: Search
     build_seconds: float
+    answers: int
+    """Rows that a search answers with."""
 
 
 class MissingPeerError(Exception):
@@ -56,7 +58,9 @@ def open_peers(
                 missing(name, str(error))
                 continue
             seconds = time.perf_counter() - started
-            peers += [Peer(one, search, seconds) for one, search in found.items()]
+            peers += [
+                Peer(one, search, seconds, 1 if make is _sherpa else k) for one, search in found.items()
+            ]
         yield peers
 
 
@@ -78,7 +82,7 @@ def _faiss(vectors: Float32Array, k: int, _: ExitStack) -> dict[str, Search]:
 
 
 def _sherpa(vectors: Float32Array, k: int, _: ExitStack) -> dict[str, Search]:
-    import sherpa_onnx  # type: ignore[import-not-found, unused-ignore]
+    import sherpa_onnx  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     manager = sherpa_onnx.SpeakerEmbeddingManager(vectors.shape[1])
     for row, vector in enumerate(vectors):
