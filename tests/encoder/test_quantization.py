@@ -148,6 +148,12 @@ def test_ranges_that_are_none(folder: Path, content: str) -> None:
 
 
 def test_a_folder_without_the_variant(folder: Path, small_model: SmallModel) -> None:
-    save_checkpoint(small_model(2, seed=9), folder)
-    with pytest.raises(SettingsError, match="no int8 variant"):
+    identity = save_checkpoint(small_model(2, seed=9), folder)
+    with pytest.raises(SettingsError, match="no int8 variant") as caught:
         ModelEncoder(folder, precision="int8")
+    assert f"voicevault models quantize {identity[:12]} --calibration FOLDER" in str(caught.value)
+    config = config_of(folder)
+    config["architecture"] = {"type": "wavlm-xvector"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SettingsError, match="Only ECAPA-TDNN can have one"):
+        load_ranges(folder, identity, "int8")

@@ -44,9 +44,13 @@ def load_ranges(folder: Path, model_id: str, precision: str | None) -> dict[str,
         return None
     variants = config.get("variants", {})
     if not isinstance(variants, dict) or INT8 not in variants:
+        how = f"Make one (voicevault models quantize {model_id[:12]} --calibration FOLDER), or set"
+        if config.get("architecture", {}).get("type") != "ecapa-tdnn":
+            how = "Only ECAPA-TDNN can have one. Set"
         raise SettingsError(
-            f"The model in {folder} has no int8 variant. Make one: voicevault models quantize, or set precision to {FP32}.",
+            f"The model in {folder} has no int8 variant. {how} precision to {FP32}.",
             precision=INT8,
+            model_id=model_id,
         )
     path = folder / RANGES_FILE
     try:
