@@ -15,6 +15,13 @@ LATER: Mapping[str, bool] = {"later": True}
 So the files and the identities of models made before it stay what they were."""
 
 
+def check_ranges(config: object, **ranges: tuple[float, float]) -> None:
+    """Raises ValueError for the first attribute that is not in its range, ends included."""
+    for name, (low, high) in ranges.items():
+        if not low <= getattr(config, name) <= high:
+            raise ValueError(f"{name} must be in {low:g} to {high:g}, not {getattr(config, name)!r}")
+
+
 def stored(config: Any) -> dict[str, Any]:
     """A config dataclass as the JSON object that config.json holds."""
     return {

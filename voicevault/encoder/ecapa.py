@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from voicevault.encoder.config import check_ranges
+
 
 @dataclass(frozen=True, slots=True)
 class EcapaConfig:
@@ -37,18 +39,17 @@ class EcapaConfig:
     attention_channels: int = 128
 
     def __post_init__(self) -> None:
-        for name, high in (
-            ("bins", 512),
-            ("channels", 8192),
-            ("aggregate", 32768),
-            ("embedding", 4096),
-            ("stride", 8),
-            ("res2net_scale", 64),
-            ("se_channels", 8192),
-            ("attention_channels", 8192),
-        ):
-            if not 1 <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be in 1 to {high}, not {getattr(self, name)!r}")
+        check_ranges(
+            self,
+            bins=(1, 512),
+            channels=(1, 8192),
+            aggregate=(1, 32768),
+            embedding=(1, 4096),
+            stride=(1, 8),
+            res2net_scale=(1, 64),
+            se_channels=(1, 8192),
+            attention_channels=(1, 8192),
+        )
         if self.channels % self.res2net_scale:
             raise ValueError(f"channels must be a multiple of res2net_scale, not {self.channels}")
         if not 2 <= len(self.kernels) == len(self.dilations) <= 16:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from voicevault.encoder.frontend import NYQUIST, check_ranges, squared
+from voicevault.encoder.config import check_ranges
+from voicevault.encoder.frontend import NYQUIST, squared
 from voicevault.types import SAMPLE_RATE
 
 

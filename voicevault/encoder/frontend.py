@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from voicevault.encoder.config import LATER
+from voicevault.encoder.config import LATER, check_ranges
 from voicevault.types import SAMPLE_RATE
 
 WINDOWS = ("povey", "hamming", "hann")
@@ -76,13 +76,6 @@ class FrontendConfig:
             high_hz=(self.low_hz + 1.0, NYQUIST),
             dither=(0.0, 1e6),
         )
-
-
-def check_ranges(config: object, **ranges: tuple[float, float]) -> None:
-    """Raises ValueError for the first attribute that is not in its range, ends included."""
-    for name, (low, high) in ranges.items():
-        if not low <= getattr(config, name) <= high:
-            raise ValueError(f"{name} must be in {low:g} to {high:g}, not {getattr(config, name)!r}")
 
 
 def check_framing(config: Framing) -> None:

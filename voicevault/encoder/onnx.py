@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from voicevault.encoder.config import check_ranges
 from voicevault.encoder.lengths import by_length
 from voicevault.errors import CheckpointError
 
@@ -39,9 +40,7 @@ class OnnxConfig:
     sha256: str
 
     def __post_init__(self) -> None:
-        for name, high in (("bins", 512), ("embedding", 4096), ("frames", 1000)):
-            if not 1 <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be in 1 to {high}, not {getattr(self, name)!r}")
+        check_ranges(self, bins=(1, 512), embedding=(1, 4096), frames=(1, 1000))
         if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise ValueError("sha256 must be 64 hex digits")
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from voicevault.encoder.config import check_ranges
 from voicevault.encoder.frontend import (
     NYQUIST,
     KaldiFrames,
     check_framing,
-    check_ranges,
     fft_size,
     log,
     mel_filters,

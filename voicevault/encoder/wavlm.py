@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from voicevault.encoder.config import check_ranges
 from voicevault.encoder.lengths import by_length
 
 
@@ -47,19 +48,18 @@ class WavLMConfig:
     tdnn_dilation: tuple[int, ...] = (1, 2, 3, 1, 1)
 
     def __post_init__(self) -> None:
-        for name, high in (
-            ("embedding", 4096),
-            ("hidden_size", 8192),
-            ("num_hidden_layers", 96),
-            ("num_attention_heads", 128),
-            ("intermediate_size", 32_768),
-            ("num_conv_pos_embeddings", 1024),
-            ("num_conv_pos_embedding_groups", 1024),
-            ("num_buckets", 4096),
-            ("max_bucket_distance", 65_536),
-        ):
-            if not 1 <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be in 1 to {high}, not {getattr(self, name)!r}")
+        check_ranges(
+            self,
+            embedding=(1, 4096),
+            hidden_size=(1, 8192),
+            num_hidden_layers=(1, 96),
+            num_attention_heads=(1, 128),
+            intermediate_size=(1, 32_768),
+            num_conv_pos_embeddings=(1, 1024),
+            num_conv_pos_embedding_groups=(1, 1024),
+            num_buckets=(1, 4096),
+            max_bucket_distance=(1, 65_536),
+        )
         if self.feat_extract_norm not in ("group", "layer"):
             raise ValueError(f"feat_extract_norm must be group or layer, not {self.feat_extract_norm!r}")
         for act in (self.hidden_act, self.feat_extract_activation):
