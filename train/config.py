@@ -55,7 +55,7 @@ class DataSection(_Section):
 
 
 class ValidationSection(_Section):
-    """Speakers that are kept out of the training: they choose the model and tune its thresholds."""
+    """Who is kept out of the training: these speakers choose the model and tune its thresholds."""
 
     speakers: dict[str, Annotated[int, Field(ge=2)]] = {}
     """So many per collection. Empty: a share of each collection's."""
@@ -64,9 +64,22 @@ class ValidationSection(_Section):
     """Of the choice; without it, the training's. A second training keeps out whom the first one kept out."""
     pieces: Annotated[int, Field(ge=2)] = 3
     """A speaker with a single recording is heard in this many disjoint pieces of it."""
+    recordings: Annotated[int, Field(ge=0)] = 0
+    """So many recordings of the speakers that are trained on are kept out too, one of a speaker who has three or more: how many
+    of them are given to the right speaker is the closed-set accuracy."""
+    select: Literal["eer", "accuracy"] = "eer"
+    """What the best weights are best in: the EER of the speakers kept out, or the closed-set accuracy."""
     every_steps: Annotated[int, Field(ge=1)] = 500
     patience: Annotated[int, Field(ge=0)] = 0
-    """Validations without a better EER after which the training ends; 0 never ends it early."""
+    """Validations without a better one after which the training ends; 0 never ends it early."""
+
+    @model_validator(mode="after")
+    def _can_select(self) -> Self:
+        if self.select == "accuracy" and not self.recordings:
+            raise ValueError(
+                'select = "accuracy" needs recordings to measure it on: set recordings = 500 or so'
+            )
+        return self
 
 
 class LossSection(_Section):
@@ -153,6 +166,11 @@ Frontend = Annotated[
 ]
 
 
+LATER = ("recordings", "select")
+"""Keys of [validation] that came after the first trainings, and are written only where they are not the default: so a run that
+was begun without them goes on."""
+
+
 class FitConfig(_Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     seed: int = Field(0, ge=0)
@@ -182,6 +200,9 @@ class FitConfig(_Section):
     def as_json(self) -> dict[str, Any]:
         """Every setting, resolved, as plain JSON values. A front-end without a type is Kaldi's."""
         values: dict[str, Any] = TypeAdapter(FitConfig).dump_python(self, mode="json")
+        for key in LATER:
+            if getattr(self.validation, key) == ValidationSection.model_fields[key].default:
+                del values["validation"][key]
         if not isinstance(self.frontend, FrontendConfig):
             values["frontend"] = {"type": kind(FRONTENDS, self.frontend), **values["frontend"]}
         return values

@@ -10,7 +10,6 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -27,54 +26,24 @@ from torch.utils.tensorboard import SummaryWriter
 
 from train.batches import Batches
 from train.config import FitConfig
-from train.corpus import Utterance, read_manifest
-from train.data import BatchSampler, SpeechCache
+from train.data import BatchSampler
 from train.distributed import Processes
 from train.objective import Objective, parameter_groups
 from train.provenance import write_provenance
 from train.schedule import in_last_part, learning_rate, margin
-from train.split import split_speakers
-from train.state import load_state, save_state
-from train.validate import validation_rates
-from voicevault.encoder.checkpoint import ModelConfig, SpeakerModel, load_checkpoint, save_checkpoint
-from voicevault.errors import CheckpointError
+from train.split import read_corpus
+from train.start import begin, resume
+from train.state import load_state, read_facts, save_state
+from train.validate import Validation, best_so_far, closed_set_accuracy, validation_rates
+from voicevault.encoder.checkpoint import save_checkpoint
+from voicevault.errors import CheckpointError, SettingsError
 
 CHECKPOINT_SECONDS = 150.0
 NORM_BATCHES = 60
+SKIPPED_STEPS = 5
+"""Without a finite gradient, one after the other, at which a training is given up; one alone may be half precision's."""
 STATE_FILE = "state.safetensors"
 BEST_FILE = "best.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """The decoded speech, and whose of it is trained on and whose is kept out."""
-
-    cache: SpeechCache
-    training: list[Utterance]
-    validation: list[Utterance]
-
-
-def read_corpus(config: FitConfig, root: Path, cache_folder: Path) -> Corpus:
-    """Raises: ManifestError: the corpus cannot be used as the config wants it."""
-    cache = SpeechCache.build(read_manifest(root / config.data.manifest, root), root, cache_folder)
-    split = split_speakers(cache.utterances, config.validation, config.seed)
-    return Corpus(cache, split.training, split.validation)
-
-
-def build_model(config: FitConfig, init: Path | None) -> SpeakerModel:
-    """A fresh model, or the one in the folder `init`, ready to be trained further."""
-    if init is None:
-        return SpeakerModel(ModelConfig(config.name, config.frontend, config.model))
-    model, _ = load_checkpoint(init)
-    wavlm = getattr(model.network, "wavlm", None)
-    if wavlm is not None:
-        # Its convolutions are kept as they are, as in the recipes it comes from; the transformer recomputes what
-        # it would have to remember.
-        wavlm.feature_extractor._freeze_parameters()
-        wavlm.activation_checkpointing_enable()
-    return SpeakerModel(
-        ModelConfig(config.name, model.config.frontend, model.config.architecture), model.network
-    )
 
 
 def _norms(module: nn.Module) -> list[nn.BatchNorm1d]:
@@ -109,6 +78,9 @@ class Fit:
         torch.manual_seed(config.seed)
         self.config, self.folder, self.device = config, folder, torch.device(device)
         self.processes, self.say = processes or Processes(), say
+        state = folder / STATE_FILE
+        begun = read_facts(state) if state.exists() else None
+        start = begin(config, init) if begun is None else resume(config, begun, folder, init)
         folder.mkdir(parents=True, exist_ok=True)
         if not self.processes.first:
             self.processes.wait()  # for the first one to decode
@@ -117,20 +89,20 @@ class Fit:
             self.processes.wait()
         sampler = BatchSampler(self.corpus.cache, self.corpus.training, config.data.weights, config.seed)
         self.batches = Batches(config, sampler, root, self.processes.rank, self.processes.world)
-        self.objective = Objective(config, build_model(config, init), self.batches.classes).to(self.device)
+        self.objective = Objective(config, start.model, self.batches.classes).to(self.device)
         self.average = copy.deepcopy(self.objective.model).eval()
         o = config.optimiser
         self.optimiser = torch.optim.AdamW(
             parameter_groups(self.objective, o.learning_rate), lr=o.learning_rate
         )
-        self.step, self.seconds, self.best, self.stale = 0, 0.0, math.inf, 0
-        self._from_model = init is not None
-        self._keeps_norms = self._from_model and o.keep_norms
+        self.step, self.seconds, self.best, self.stale, self.skipped = 0, 0.0, math.inf, 0, 0
+        self.start = start
+        self._keeps_norms = start.init is not None and o.keep_norms
         self._identity = {"config": config.digest(), "corpus": self.corpus.cache.digest}
-        if (folder / STATE_FILE).exists():
+        if begun is not None:
             self._resume()
-        if self.processes.first:
-            write_provenance(folder, config, self.corpus.cache, init)
+        elif self.processes.first:
+            write_provenance(folder, config, self.corpus.cache, init, start.init)
 
     @property
     def progress(self) -> float:
@@ -148,8 +120,9 @@ class Fit:
         return {"objective": self.objective, "average": self.average}
 
     def save(self) -> None:
-        facts = {"step": self.step, "seconds": self.seconds, "best": self.best, "stale": self.stale}
-        save_state(self.folder / STATE_FILE, self._modules(), self.optimiser, {**facts, **self._identity})
+        place = {"step": self.step, "seconds": self.seconds, "best": self.best, "stale": self.stale}
+        facts = {**place, **self._identity, **self.start.facts()}
+        save_state(self.folder / STATE_FILE, self._modules(), self.optimiser, facts)
 
     def _resume(self) -> None:
         facts = load_state(self.folder / STATE_FILE, self._modules(), self.optimiser)
@@ -182,15 +155,14 @@ class Fit:
         out["loss"].backward()
         trained = [p for group in self.optimiser.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(trained, o.clip_norm)
+        # The norm is the same in all processes, so they skip a step together.
         if torch.isfinite(norm):
             self.optimiser.step()
-        # Early on, a long memory would average noise.
-        decay = min(o.average_decay, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            averaged, current = self.average.state_dict(), self.objective.model.state_dict()
-            for ours, theirs in zip(averaged.values(), current.values(), strict=True):
-                if ours.is_floating_point():
-                    ours.lerp_(theirs, 1.0 - decay)
+            self.skipped = 0
+            # Early on, a long memory would average noise.
+            self._follow(min(o.average_decay, (1 + self.step) / (10 + self.step)))
+        else:
+            self._skip(rate)
         return {
             "loss/softmax": float(out["softmax"]),
             "loss/prototypical": float(out["prototypical"]),
@@ -199,6 +171,40 @@ class Fit:
             "schedule/learning_rate": rate,
             "schedule/margin": margin_now,
         }
+
+    def _follow(self, decay: float) -> None:
+        """The average goes towards the weights, and the statistics of batch norms, as they are now."""
+        with torch.no_grad():
+            averaged, current = self.average.state_dict(), self.objective.model.state_dict()
+            for ours, theirs in zip(averaged.values(), current.values(), strict=True):
+                if ours.is_floating_point():
+                    ours.lerp_(theirs, 1.0 - decay)
+
+    def _skip(self, rate: float) -> None:
+        """Nothing is learnt from a step without a finite gradient; several in a row are the end.
+
+        Raises:
+            SettingsError: The training has diverged.
+        """
+        self.skipped += 1
+        if self.skipped == SKIPPED_STEPS:
+            raise self._diverged(f"{SKIPPED_STEPS} steps in a row had no finite gradient", rate)
+        kept = dict(self.average.named_buffers())
+        for name, buffer in self.objective.model.named_buffers():
+            buffer.copy_(kept[name])  # statistics that this step's values have gone into
+
+    def _diverged(self, how: str, rate: float) -> SettingsError:
+        best = ""
+        if math.isfinite(self.best):
+            shown = best_so_far(self.config.validation.select, self.best)
+            best = f" The best weights so far ({shown}) are kept: `python -m train export --run {self.folder} --to FOLDER`."
+        return SettingsError(
+            f"the training has diverged at step {self.step}: {how}, at a learning rate of {rate:.2g}. Lower"
+            " optimiser.learning_rate (a third of it is a good try), lengthen optimiser.warmup_share or lower"
+            f" optimiser.clip_norm, and train into another --run folder.{best}",
+            step=self.step,
+            learning_rate=rate,
+        )
 
     def run(self) -> None:
         """Trains to the end of the schedule, validating and checkpointing on the way."""
@@ -215,7 +221,7 @@ class Fit:
             SummaryWriter(self.folder / "tensorboard") as board,
             Progress(*columns, disable=not first) as bar,
         ):
-            if self._from_model and self.step == 0:
+            if self.start.init is not None and self.step == 0:
                 self._validate(board)  # weights that get no better than those it starts from are not kept
             task = bar.add_task("training", total=self.config.optimiser.steps, completed=self.step, shown="")
             last_part = lambda: in_last_part(self.config, self.progress)  # noqa: E731
@@ -228,7 +234,8 @@ class Fit:
                 self.seconds, tick = self.processes.agree(self.seconds + now - tick, self.device), now
                 smooth = {k: 0.98 * smooth.get(k, v) + 0.02 * v for k, v in facts.items()}
                 shown = f"loss {smooth['loss/softmax']:.2f} accuracy {smooth['train/accuracy']:.3f}"
-                shown += f" best EER {self.best:.2%}" if math.isfinite(self.best) else ""
+                if math.isfinite(self.best):
+                    shown += f" {best_so_far(self.config.validation.select, self.best)}"
                 total = round(self.step / self.progress)
                 bar.update(task, completed=self.step, total=total, shown=shown)
                 if self.step % 20 == 0 and first:
@@ -242,27 +249,41 @@ class Fit:
                     saved = time.monotonic()
             if validated != self.step:
                 self._validate(board)
-            if first:
-                self.save()
             self.processes.wait()
 
     def _validate(self, board: SummaryWriter) -> None:
-        mean = math.inf
+        """Keeps the weights where they are the best so far."""
+        loss = math.inf
         if self.processes.first:
-            rates = validation_rates(self.average, self.corpus.cache, self.corpus.validation, self.device)
-            mean = sum(rates.values()) / len(rates)
-            for source, rate in {**rates, "mean": mean}.items():
-                board.add_scalar(f"eer/{source}", rate, self.step)
-            each = ", ".join(f"{source} {rate:.2%}" for source, rate in rates.items())
-            self.say(f"step {self.step}: validation EER {mean:.2%} ({each})")
+            found = self._measured()
+            for name, value in found.scalars().items():
+                board.add_scalar(name, value, self.step)
+            self.say(f"step {self.step}: validation {found}")
+            loss = found.loss(self.config.validation.select)
             # Of equals the later: where few speakers are kept out, the EER is 0 long before the model is good.
-            if mean <= self.best:
-                save_state(
-                    self.folder / BEST_FILE, {"average": self.average}, None, {"step": self.step, "eer": mean}
-                )
-        mean = self.processes.agree(mean, self.device)
-        self.stale = 0 if mean < self.best else self.stale + 1
-        self.best = min(self.best, mean)
+            if loss <= self.best:
+                facts = {"step": self.step, "eer": found.mean_eer, "accuracy": found.accuracy}
+                save_state(self.folder / BEST_FILE, {"average": self.average}, None, facts)
+        loss = self.processes.agree(loss, self.device)
+        self.stale = 0 if loss < self.best else self.stale + 1
+        self.best = min(self.best, loss)
+        if self.processes.first:
+            self.save()  # so that whatever comes, the best weights can be exported
+
+    def _measured(self) -> Validation:
+        corpus, classes = self.corpus, self.batches.sampler.classes
+        try:
+            rates = validation_rates(self.average, corpus.cache, corpus.validation, self.device)
+        except CheckpointError as error:
+            rate = learning_rate(self.config, self.progress)
+            raise self._diverged("the embeddings are not finite", rate) from error
+        if not corpus.closed:
+            return Validation(rates)
+        cosines = self.objective.softmax.cosines
+        return Validation(
+            rates,
+            closed_set_accuracy(self.average, cosines, corpus.cache, corpus.closed, classes, self.device),
+        )
 
     def export(self, folder: Path, *, half: bool = True) -> str:
         """The best averaged weights as a model folder; returns its model_id.

@@ -59,9 +59,11 @@ def fit(
     settings = read_config(config)
     start = model_folder(init) if init else None
     lists = check or []
+    for path in lists:
+        require_recordings(path, check_root)  # said before any time is spent
     with processes(device) as (group, place):
-        before = error_rates(start, lists, check_root) if start and group.first else {}
         training = Fit(settings, corpora, run, run.parent / "cache", place, init=start, processes=group)
+        before = error_rates(start, lists, check_root) if start and group.first else {}
         training.run()
         if not group.first:
             return
@@ -102,6 +104,21 @@ def _report(run: Path, config: Path, corpora: Path, kept_out: Sequence[Utterance
     evaluate(model, manifest=manifest, audio_root=corpora, impostors="source", out=run / "report")
 
 
+def require_recordings(trials: Path, root: Path | None) -> None:
+    """Raises ManifestError where a trial list cannot be read or names recordings that are not there."""
+    from train.trials import read_trials
+    from voicevault.errors import ManifestError
+
+    base = root or trials.parent
+    missing = [r.path for r in read_trials(trials).recordings if not (base / r.path).is_file()]
+    if missing:
+        raise ManifestError(
+            f"{trials} names {len(missing)} recordings that are not in {base}, the first of them {missing[0]};"
+            " name the folder that its paths start from by --check-root",
+            missing=missing[:20],
+        )
+
+
 def error_rates(model: Path, lists: Sequence[Path], root: Path | None) -> dict[str, float]:
     """EER in [0, 1] of a model on trial lists, by file name."""
     from train.evaluate import measure, score_trials
@@ -116,9 +133,11 @@ def error_rates(model: Path, lists: Sequence[Path], root: Path | None) -> dict[s
 
 
 def export(
-    config: Config,
-    run: Run,
+    run: Annotated[Path, typer.Option("--run", "-o", help="Folder of the run")],
     to: Annotated[Path, typer.Option("--to", help="Model folder to write")],
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Its TOML file; by default what the run noted of it")
+    ] = None,
     corpora: Corpora = DEFAULT_CORPORA,
     half: Annotated[bool, typer.Option(help="float16 weights")] = True,
     onnx: Annotated[
@@ -128,9 +147,16 @@ def export(
 ) -> None:
     """Write the best averaged weights of a run, finished or not, as a model folder."""
     from train.config import read_config
-    from train.fit import Fit
+    from train.fit import STATE_FILE, Fit
+    from train.provenance import read_provenance
+    from voicevault.errors import CheckpointError
 
-    training = Fit(read_config(config), corpora, run, run.parent / "cache")
+    if not (run / STATE_FILE).is_file():
+        raise CheckpointError(
+            f"{run} holds no training, or one that has not reached its first checkpoint: it has no {STATE_FILE}"
+        )
+    settings = read_provenance(run) if config is None else read_config(config)
+    training = Fit(settings, corpora, run, run.parent / "cache")
     print(f"model {training.export(to, half=half)} of step {training.step} in {to}")
     if onnx is not None:
         from train.onnx_export import export_onnx

@@ -13,17 +13,25 @@ import torch
 import voicevault
 from train.config import FitConfig
 from train.data import SpeechCache
+from voicevault.errors import SettingsError
 
 PROVENANCE_FILE = "provenance.json"
 
 
-def write_provenance(folder: Path, config: FitConfig, cache: SpeechCache, init: Path | None) -> None:
-    """Writes ``provenance.json``: enough to train the same weights again on the same machine."""
+def write_provenance(
+    folder: Path, config: FitConfig, cache: SpeechCache, init: Path | None, init_id: str | None
+) -> None:
+    """Writes ``provenance.json``: enough to train the same weights again on the same machine.
+
+    Args:
+        init, init_id: Folder and model_id of the model that the training starts from.
+    """
     speakers = {u.speaker for u in cache.utterances}
     facts: dict[str, Any] = {
         "config": config.as_json(),
         "config_sha256": config.digest(),
-        "init": str(init) if init else None,
+        "init": str(init.absolute()) if init else None,
+        "init_model_id": init_id,
         "data_sha256": cache.digest,
         "recordings": len(cache.utterances),
         "skipped": cache.skipped,
@@ -38,6 +46,19 @@ def write_provenance(folder: Path, config: FitConfig, cache: SpeechCache, init: 
     }
     path = folder / PROVENANCE_FILE
     path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def read_provenance(run: Path) -> FitConfig:
+    """The config that a run noted. Raises SettingsError where it did not, or where this release reads it otherwise."""
+    path = run / PROVENANCE_FILE
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        config = FitConfig.model_validate(facts["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"{path} does not tell the config ({error}); name it by --config") from error
+    if config.digest() != facts.get("config_sha256"):
+        raise SettingsError(f"{path} was written by another release or changed; name the config by --config")
+    return config
 
 
 def git_revision() -> str | None:

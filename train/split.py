@@ -1,16 +1,18 @@
-"""Which speakers are kept out of a training, and the same-speaker and different-speaker pairs among them."""
+"""Which speakers and recordings are kept out of a training, and the same-speaker and different-speaker pairs among them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from train.config import ValidationSection
-from train.corpus import Utterance
+from train.config import FitConfig, ValidationSection
+from train.corpus import Utterance, read_manifest
+from train.data import SpeechCache
 from voicevault.errors import ManifestError
 from voicevault.types import Float32Array
 
@@ -20,20 +22,51 @@ MINIMUM_PIECE = 24_000
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Two sets of recordings without a common speaker."""
+    """Three sets of recordings: `validation` has no speaker in common with the others, `closed` has those of `training`."""
 
     training: list[Utterance]
     validation: list[Utterance]
+    closed: list[Utterance]
 
 
-def split_speakers(utterances: Sequence[Utterance], config: ValidationSection, seed: int) -> Split:
-    """Draws the validation speakers by a hash of their name; speakers with several sessions come first.
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """The decoded speech: what is trained on, the speakers that are kept out, and kept-out recordings of the others."""
+
+    cache: SpeechCache
+    training: list[Utterance]
+    validation: list[Utterance]
+    closed: list[Utterance]
+
+
+def read_corpus(config: FitConfig, root: Path, cache_folder: Path) -> Corpus:
+    """What a training with this config hears, and what it does not.
+
+    Args:
+        root: Corpus folder: what the manifest's paths start from.
+        cache_folder: Where decoded speech is kept.
+
+    Raises:
+        ManifestError: The corpus cannot be used as the config wants it.
+    """
+    cache = SpeechCache.build(read_manifest(root / config.data.manifest, root), root, cache_folder)
+    split = split_speakers(cache.utterances, config.validation, config.seed, config.data.weights)
+    return Corpus(cache, split.training, split.validation, split.closed)
+
+
+def split_speakers(
+    utterances: Sequence[Utterance], config: ValidationSection, seed: int, trained: Collection[str] = ()
+) -> Split:
+    """Draws the validation speakers by a hash of their name; speakers with several sessions come first. Then recordings of the
+    speakers that are left, likewise.
 
     Args:
         seed: Of the draw, where `config` has none of its own.
+        trained: The collections that recordings are kept out of; empty: all.
 
     Raises:
-        ManifestError: A collection has fewer speakers than are to be kept out.
+        ManifestError: A collection has fewer speakers than are to be kept out, or recordings are to be kept out and
+            nobody has three.
     """
     seed = seed if config.seed is None else config.seed
     by_source: dict[str, dict[str, list[Utterance]]] = defaultdict(lambda: defaultdict(list))
@@ -65,7 +98,28 @@ def split_speakers(utterances: Sequence[Utterance], config: ValidationSection, s
         for speaker in order[:count]:
             kept.add(speaker)
             validation += usable[speaker]
-    return Split([u for u in utterances if u.speaker not in kept], validation)
+    training = [u for u in utterances if u.speaker not in kept]
+    heard = [u for u in training if not trained or u.source in trained]
+    closed = _closed(heard, config.recordings, seed)
+    out = {u.path for u in closed}
+    return Split([u for u in training if u.path not in out], validation, closed)
+
+
+def _closed(training: Sequence[Utterance], count: int, seed: int) -> list[Utterance]:
+    """One recording each of at most `count` speakers who have three or more."""
+
+    def drawn(name: str) -> bytes:
+        return hashlib.sha256(f"{seed}\tclosed\t{name}".encode()).digest()
+
+    own: dict[str, list[Utterance]] = defaultdict(list)
+    for u in training if count else ():
+        own[u.speaker].append(u)
+    several = [speaker for speaker, recordings in own.items() if len(recordings) > 2]
+    if count and not several:
+        raise ManifestError(
+            "no speaker has the three recordings that it takes to keep one out; set validation.recordings = 0"
+        )
+    return [min(own[s], key=lambda u: drawn(u.path)) for s in sorted(several, key=drawn)[:count]]
 
 
 def _recordings(own: Sequence[Utterance], pieces: int) -> list[Utterance]:

@@ -36,17 +36,29 @@ def save_state(
     partial.replace(path)
 
 
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts of what `save_state` wrote, without its tensors. Raises CheckpointError where it is another file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts: dict[str, Any] = json.loads(file.metadata()["facts"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} does not fit this training ({error}); choose another --run folder"
+        ) from error
+    return facts
+
+
 def load_state(
     path: Path, modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer | None
 ) -> dict[str, Any]:
     """Restores what `save_state` wrote and returns its facts. Raises CheckpointError where the file does not fit."""
+    facts = read_facts(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            facts: dict[str, Any] = json.loads(file.metadata()["facts"])
         for name, module in modules.items():
             module.load_state_dict(_below(tensors, name))
-    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:
         raise CheckpointError(
             f"{path} does not fit this training ({error}); choose another --run folder"
         ) from error

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from train.config import FitConfig, read_config
-from train.corpus import UNKNOWN, Utterance, read_manifest
-from train.data import SpeechCache
-from train.split import split_speakers
+from train.corpus import UNKNOWN, Utterance
+from train.split import read_corpus
 from train.trials import Recording, read_recordings
 
 COHORT_RECORDINGS = 3
@@ -46,12 +45,11 @@ def training_speakers(config: Path, corpora: Path, cache: Path) -> TrainingSpeak
         cache: Folder of the decoded speech that `fit` leaves beside its run; built where it is missing.
 
     Raises:
-        SettingsError, ManifestError: See `train.config.read_config` and `train.split.split_speakers`.
+        SettingsError, ManifestError: See `train.config.read_config` and `train.split.read_corpus`.
     """
     settings: FitConfig = read_config(config)
     listed = corpora / settings.data.manifest
-    heard = SpeechCache.build(read_manifest(listed, corpora), corpora, cache).utterances
-    split = split_speakers(heard, settings.validation, settings.seed)
+    corpus = read_corpus(settings, corpora, cache)
     gender = {recording.path: recording.gender for recording in read_recordings(listed, corpora)}
 
     def recordings(utterances: Sequence[Utterance]) -> list[Recording]:
@@ -63,8 +61,8 @@ def training_speakers(config: Path, corpora: Path, cache: Path) -> TrainingSpeak
         return found
 
     return TrainingSpeakers(
-        held_out=recordings(split.validation),
-        trained=recordings(split.training),
+        held_out=recordings(corpus.validation),
+        trained=recordings(corpus.training),
         shares=dict(settings.data.weights),
         provenance={
             "speakers_from": f"validation split of {config.name}",

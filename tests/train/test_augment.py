@@ -131,6 +131,7 @@ def test_examples_are_written_for_all(config_file: Path, tmp_path: Path, corpus:
         ("[frontend]\ntype = 'spectrogram'", "set model.bins = 257"),
         ("[frontend]\nbins = 64", "set model.bins = 64"),
         ("frontend = 3", "frontend: a table is needed, not 3"),
+        ('[validation]\nselect = "accuracy"', "validation: .* set recordings = 500"),
         ("seed = ", "not TOML"),
     ],
 )

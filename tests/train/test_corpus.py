@@ -176,3 +176,19 @@ def test_the_report_finds_doubles_and_wrong_labels(folder: Path, tmp_path: Path,
     both = SpeechCache.build(read_manifest(folder), folder, tmp_path / "cache")
     pairs = suspicious_labels(both, tiny_model)["speakers_that_coincide"]
     assert {"score": 1.0, "what": "robot = robot2"} in pairs
+
+
+def test_recordings_are_kept_out_of_speakers_who_have_three() -> None:
+    every = utterances(9, 3) + utterances(9, 2, "two") + utterances(9, 3, "other")
+    section = ValidationSection(speakers={"s": 2}, recordings=5)
+    split = split_speakers(every, section, 1, {"s": 1.0, "two": 1.0})
+    assert len(split.closed) == len({u.speaker for u in split.closed}) == 5
+    assert {u.source for u in split.closed} == {"s"}
+    assert {u.path for u in split.training} == {u.path for u in every} - {
+        u.path for u in split.closed + split.validation
+    }
+    assert split_speakers(every[::-1], section, 1, ["s"]).closed == split.closed
+    assert split_speakers(every, ValidationSection(speakers={"s": 2}), 1).closed == []
+    assert len(split_speakers(every, ValidationSection(speakers={"s": 2}, recordings=99), 1).closed) == 16
+    with pytest.raises(ManifestError, match=r"validation\.recordings = 0"):
+        split_speakers(utterances(9, 2), ValidationSection(speakers={"s": 2}, recordings=5), 1)

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from train.config import FitConfig, read_config
 from train.distributed import Processes
-from train.fit import STATE_FILE, Fit
+from train.fit import BEST_FILE, STATE_FILE, Fit
+from train.state import read_facts
+from train.validate import best_so_far, closed_set_accuracy, embed
 from voicevault.encoder import load_encoder
 from voicevault.encoder.checkpoint import load_checkpoint
-from voicevault.errors import CheckpointError
+from voicevault.errors import CheckpointError, SettingsError
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +39,12 @@ def changed(config: FitConfig, section: str, **values: object) -> FitConfig:
 
 def fit(config: FitConfig, corpus: Path, run: Path, cache: Path, **options: object) -> Fit:
     return Fit(config, corpus, run, cache, say=lambda line: None, **options)  # type: ignore[arg-type]
+
+
+def of_the_model(config: FitConfig) -> FitConfig:
+    """The config without its [model], which --init brings."""
+    values = config.model_dump(exclude={"model", "frontend"})
+    return FitConfig.model_validate(values)
 
 
 def weights(training: Fit) -> dict[str, torch.Tensor]:
@@ -124,10 +135,101 @@ def test_training_ends_early_where_validation_gets_no_better(
     assert training.step <= 3
 
 
+def test_a_training_that_diverges_says_what_to_do_and_keeps_the_best_weights(
+    corpus: Path, config_file: Path, tmp_path: Path, cache: Path, tiny_model: Path
+) -> None:
+    config = changed(
+        of_the_model(read_config(config_file)), "optimiser", learning_rate=1e30, warmup_share=0.0
+    )
+    training = fit(config, corpus, tmp_path / "run", cache, init=tiny_model)
+    with pytest.raises(
+        SettingsError, match=r"has diverged at step .* Lower optimiser\.learning_rate"
+    ) as raised:
+        training.run()
+    assert f"train export --run {tmp_path / 'run'}" in raised.value.message
+    assert raised.value.facts["learning_rate"] == pytest.approx(1e30, rel=0.3)
+    kept = fit(config, corpus, tmp_path / "run", cache)
+    kept.export(tmp_path / "model", half=False)
+    given, _ = load_checkpoint(tiny_model)
+    model, _ = load_checkpoint(tmp_path / "model")
+    assert_equal(dict(model.network.state_dict()), dict(given.network.state_dict()))
+
+
+def test_a_step_without_a_finite_gradient_changes_nothing(
+    corpus: Path, config_file: Path, tmp_path: Path, cache: Path
+) -> None:
+    config = read_config(config_file)
+    training = fit(config, corpus, tmp_path / "run", cache)
+    waveforms, labels, _ = training.batches.make(0)
+    training.train_step(training.objective, waveforms, labels)
+    before, average = (
+        {name: value.clone() for name, value in module.state_dict().items() if value.is_floating_point()}
+        for module in (training.objective, training.average)
+    )
+    spoilt = waveforms.clone()
+    spoilt[0, 100] = torch.inf
+    training.train_step(training.objective, spoilt, labels)
+    assert training.skipped == 1
+    assert_equal(
+        {name: value for name, value in training.average.state_dict().items() if name in average}, average
+    )
+    after = {name: value for name, value in training.objective.state_dict().items() if name in before}
+    # The statistics of batch norms are the average's; no weight has moved.
+    assert all(torch.isfinite(value).all() for value in after.values())
+    moved = {name for name in before if not torch.equal(after[name], before[name])}
+    assert all("running_" in name for name in moved)
+    training.train_step(training.objective, waveforms, labels)
+    assert training.skipped == 0
+    assert not torch.equal(training.objective.softmax.weight, before["softmax.weight"])
+
+
+def test_the_best_weights_may_be_those_of_the_best_closed_set_accuracy(
+    corpus: Path, config_file: Path, tmp_path: Path, cache: Path
+) -> None:
+    config = changed(read_config(config_file), "validation", select="accuracy", recordings=5)
+    config = changed(config, "optimiser", learning_rate=3e-3)
+    lines: list[str] = []
+    training = Fit(config, corpus, tmp_path / "run", cache, say=lines.append)
+    kept, trained = training.corpus.closed, training.corpus.training
+    assert len({u.speaker for u in kept}) == len(kept) == 5
+    assert not {u.path for u in kept} & {u.path for u in trained}
+    assert {u.speaker for u in kept} <= {u.speaker for u in trained}
+    assert not {u.speaker for u in kept} & {u.speaker for u in training.corpus.validation}
+    training.run()
+    found = [float(re.findall(r"closed-set accuracy ([\d.]+)%", line)[0]) / 100 for line in lines]
+    assert len(found) == 3
+    assert training.best == pytest.approx(1 - max(found))
+    best = read_facts(tmp_path / "run" / BEST_FILE)
+    last = max(i for i, accuracy in enumerate(found) if accuracy == max(found))
+    assert (best["step"], best["accuracy"]) == (4 * (last + 1), pytest.approx(max(found)))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    shown = [event.value for event in events.Scalars("accuracy/closed_set")]
+    assert shown == pytest.approx(found, abs=1e-4)
+    assert best_so_far("accuracy", training.best) == f"best accuracy {max(found):.2%}"
+
+
+def test_the_closed_set_accuracy_is_that_of_the_nearest_centre(
+    corpus: Path, config_file: Path, tmp_path: Path, cache: Path
+) -> None:
+    training = fit(read_config(config_file), corpus, tmp_path / "run", cache)
+    speakers = training.batches.sampler.classes
+    chosen = [u for u in training.corpus.training if u.path.endswith("1.opus")]
+    speech = training.corpus.cache
+    own = torch.from_numpy(embed(training.average, [speech.read(u) for u in chosen], training.device))
+
+    def accuracy(cosines: Callable[[torch.Tensor], torch.Tensor], of: Sequence[str] = speakers) -> float:
+        return closed_set_accuracy(training.average, cosines, speech, chosen, of, training.device)
+
+    centres = own[[[u.speaker for u in chosen].index(speaker) for speaker in speakers]]
+    with_copies = torch.cat([centres, own, own])  # a copy's centre is no speaker's
+    assert accuracy(lambda vectors: vectors @ with_copies.T) == 1.0
+    assert accuracy(lambda vectors: vectors @ with_copies.T, speakers[::-1]) < 0.1
+
+
 def test_fine_tuning_starts_from_the_given_model(
     corpus: Path, config_file: Path, tmp_path: Path, cache: Path, tiny_model: Path
 ) -> None:
-    training = fit(read_config(config_file), corpus, tmp_path / "run", cache, init=tiny_model)
+    training = fit(of_the_model(read_config(config_file)), corpus, tmp_path / "run", cache, init=tiny_model)
     given, _ = load_checkpoint(tiny_model)
     assert_equal(dict(training.objective.model.network.state_dict()), dict(given.network.state_dict()))
     training.run()
@@ -153,7 +255,7 @@ def test_wavlm_is_fine_tuned_below_its_frozen_convolutions(
     torch.manual_seed(0)
     model = SpeakerModel(ModelConfig("wavlm", WaveformConfig(), architecture))
     save_checkpoint(model, tmp_path / "wavlm")
-    config = changed(read_config(config_file), "optimiser", steps=2, layer_decay=0.5)
+    config = changed(of_the_model(read_config(config_file)), "optimiser", steps=2, layer_decay=0.5)
     training = fit(config, corpus, tmp_path / "run", cache, init=tmp_path / "wavlm")
     scales = {group["scale"] for group in training.optimiser.param_groups}
     assert scales == {1.0, 0.5, 0.25, 0.125}
