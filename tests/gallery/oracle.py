@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from collections.abc import Iterable
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+from sqlalchemy import create_engine, text
 
 from tests.index.galleries import DIM, gallery, probes_of, unit
 from voicevault.gallery import Galleries, Limits
@@ -50,8 +49,11 @@ class Oracle:
             rows.append(NewEnrollment(name, Embedding(POOL[voice], "m", quality, sha, sha)))
         store.add_enrollments("c", rows, policy=DuplicatePolicy.REPLACE)
         if any(name not in self.names for name in voices):
-            with closing(sqlite3.connect(str(store.url.database))) as database:
-                self.names = dict(database.execute("SELECT public_id, key FROM speakers"))
+            engine = create_engine(store.url)
+            with engine.connect() as database:
+                found = database.execute(text("SELECT public_id, key FROM speakers"))
+                self.names = {str(name): int(key) for name, key in found}
+            engine.dispose()
         for name, voice in voices.items():
             self.vectors[self.names[name]] = fuse([POOL[voice]])
 
@@ -81,10 +83,11 @@ class Oracle:
         return np.unique(np.array([self.names[name] for name in names if name in self.names], dtype=np.int64))
 
 
-def start(folder: Path) -> Oracle:
-    """A new database in `folder` with the first COUNT voices; index files for both tiers beside it."""
+def start(folder: Path, url: str | None = None) -> Oracle:
+    """An empty database (None is a new one in `folder`) gets the first COUNT voices; `folder` index files for both
+    tiers."""
     oracle = Oracle()
-    store = Store(url_of(folder))
+    store = Store(url or url_of(folder))
     store.upgrade()
     store.create_collection("c", "m", DIM)
     for at in range(0, COUNT, 1300):

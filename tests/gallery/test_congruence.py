@@ -6,14 +6,20 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import hypothesis.strategies as st
 import numpy as np
+import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from psycopg import sql
+from sqlalchemy import make_url
 
 from tests.gallery.oracle import COUNT, POOL, PROBES, TIERS, Oracle, start, url_of
 from voicevault.errors import VoicevaultError
@@ -31,30 +37,65 @@ who = st.integers(0, 1)
 
 
 @pytest.fixture(autouse=True)
-def shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a gallery of a million on three cores."""
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a gallery of a million on three cores, and after large imports."""
     monkeypatch.setattr("voicevault.index.codec._SHARD_BYTES", 1 << 12)
     monkeypatch.setattr("voicevault.gallery.galleries.available_cores", lambda: 3)
+    monkeypatch.setattr("voicevault.gallery.galleries.SLICE", 16)
+
+
+@dataclass
+class Template:
+    """The start of every life: a folder with index files, what is in them, and databases with the same.
+
+    Attributes:
+        database: Takes the folder of a life, into which `folder` was copied; gives the URL of its database, as long as
+            it lives.
+    """
+
+    folder: Path
+    oracle: Oracle
+    database: Callable[[Path], AbstractContextManager[str]]
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Oracle]:
+def template(tmp_path_factory: pytest.TempPathFactory) -> Template:
     folder = tmp_path_factory.mktemp("congruence")
-    return folder, start(folder)
+    return Template(folder, start(folder), lambda life: nullcontext(url_of(life)))
+
+
+@pytest.fixture(scope="module")
+def on_postgres(
+    tmp_path_factory: pytest.TempPathFactory, postgres: str, new_postgres_database: Callable[[], str]
+) -> Template:
+    folder, url = tmp_path_factory.mktemp("congruence"), new_postgres_database()
+    oracle = start(folder, url)
+    original = str(make_url(url).database)
+
+    @contextmanager
+    def database(_: Path) -> Iterator[str]:
+        name = f"life{uuid4().hex[:12]}"
+        with psycopg.connect(postgres, autocommit=True) as connection:
+            both = [sql.Identifier(name), sql.Identifier(original)]
+            connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*both))
+            yield url.replace(original, name)
+            connection.execute(sql.SQL("DROP DATABASE {} (FORCE)").format(both[0]))
+
+    return Template(folder, oracle, database)
 
 
 class Life(RuleBasedStateMachine):
     """Two indexes, as of two processes, share a database and a folder of index files."""
 
-    template: tuple[Path, Oracle]
+    template: Template
     tier: str
 
     @initialize()
     def begin(self) -> None:
-        folder, oracle = self.template
         self.folder = Path(tempfile.mkdtemp(prefix="vv-life-"))
-        shutil.copytree(folder, self.folder, dirs_exist_ok=True)
-        self.oracle, self.store = oracle.copy(), Store(url_of(self.folder))
+        shutil.copytree(self.template.folder, self.folder, dirs_exist_ok=True)
+        self.oracle, self.database = self.template.oracle.copy(), self.template.database(self.folder)
+        self.store = Store(self.database.__enter__())
         self.galleries = [self.opened(), self.opened()]
 
     def opened(self) -> Galleries:
@@ -103,6 +144,7 @@ class Life(RuleBasedStateMachine):
             for galleries in self.galleries:
                 galleries.close()
             self.store.close()
+            self.database.__exit__(None, None, None)
             shutil.rmtree(self.folder)
 
 
@@ -142,7 +184,7 @@ class LifeOnDisk(Life):
         self.galleries = [self.opened(), self.opened()]
 
 
-def live(kind: type[Life], template: tuple[Path, Oracle], tier: str, examples: int, **more: object) -> None:
+def live(kind: type[Life], template: Template, tier: str, examples: int, **more: object) -> None:
     class Here(kind):  # type: ignore[misc, valid-type]
         pass
 
@@ -161,8 +203,13 @@ def live(kind: type[Life], template: tuple[Path, Oracle], tier: str, examples: i
 
 @pytest.mark.timeout(0 if EXAMPLES > 100 else 300)
 @pytest.mark.parametrize("tier", list(TIERS))
-def test_every_life_answers_as_counting_does(template: tuple[Path, Oracle], tier: str) -> None:
+def test_every_life_answers_as_counting_does(template: Template, tier: str) -> None:
     live(LifeOnDisk, template, tier, EXAMPLES)
+
+
+@pytest.mark.timeout(0 if EXAMPLES > 100 else 300)
+def test_every_life_on_postgresql(on_postgres: Template) -> None:
+    live(LifeOnDisk, on_postgres, "compressed", EXAMPLES // 2)
 
 
 def tombstones_ignored(patch: pytest.MonkeyPatch) -> None:
@@ -214,7 +261,7 @@ def catching_up_skipped(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("mutant", [tombstones_ignored, filtered_after_the_best_k, catching_up_skipped])
 def test_mutants_do_not_live(
-    template: tuple[Path, Oracle],
+    template: Template,
     mutant: Callable[[pytest.MonkeyPatch], None],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -19,7 +19,7 @@ import pytest
 
 from tests.gallery.oracle import PROBES, TIERS, Oracle, start, url_of
 from voicevault.gallery import Galleries, Limits
-from voicevault.index import CompressedIndex, FlatIndex
+from voicevault.index import CompressedIndex, FlatIndex, claim
 from voicevault.store import Store
 
 COMPRESSED = TIERS["compressed"]
@@ -173,21 +173,47 @@ def test_damage_found_by_a_search_or_in_the_background_costs_a_rebuild(
         assert galleries.rebuilds == 0
 
 
-def test_a_rebuild_shows_while_it_runs(place: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    go, stream = threading.Event(), store.stream
+@pytest.mark.parametrize(
+    ("tier", "read_by", "shows"), [("compressed", "stream", True), ("exact", "snapshot", False)]
+)
+def test_a_rebuild_of_a_large_gallery_shows_while_it_runs(
+    tier: str, read_by: str, shows: bool, place: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small one must not make a service that answers everything else look unready."""
+    seen, read = [], getattr(store, read_by)
 
-    def slow(collection: str) -> object:
-        go.wait(30)
-        return stream(collection)
+    def watched(collection: str) -> object:
+        seen.append(galleries.rebuilding)
+        return read(collection)
 
-    monkeypatch.setattr(store, "stream", slow)
-    with closing(Galleries(store, place / "new", COMPRESSED)) as galleries:
-        asking = threading.Thread(target=galleries.current, args=("c",))
-        asking.start()
-        eventually(lambda: galleries.rebuilding)
-        go.set()
-        asking.join()
+    monkeypatch.setattr(store, read_by, watched)
+    with closing(Galleries(store, place / "new", TIERS[tier])) as galleries:
+        assert galleries.current("c")[0].stats().vectors > 5000
+        assert seen == [shows]
         assert not galleries.rebuilding
+
+
+def test_whoever_waits_to_build_has_no_transaction_open(
+    place: Path, store: Store, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams, stream = [], store.stream
+    monkeypatch.setattr(store, "stream", lambda name: (streams.append(name), stream(name))[1])
+    folder, uuid = place / "new", store.position("c").uuid
+    folder.mkdir()
+    with closing(Galleries(store, folder, COMPRESSED)) as galleries:
+        asking = threading.Thread(target=galleries.current, args=("c",))
+        with claim(folder / f"{uuid}.lock") as mine:
+            assert mine
+            asking.start()
+            eventually(lambda: galleries.rebuilding)
+            time.sleep(0.05)
+            assert not streams
+            # As if the gallery had shrunk meanwhile.
+            monkeypatch.setattr("voicevault.gallery.files.can_compress", lambda *_: False)
+        asking.join()
+        assert streams == ["c"]
+        assert isinstance(galleries.current("c")[0], FlatIndex)
+        oracle.check(galleries, PROBES[:5], 5)
 
 
 def test_many_collections_are_opened_lazily_and_let_go_of(tmp_path: Path, oracle: Oracle) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def read_all(path: Path) -> None:
 def test_what_was_written_is_read(path: Path) -> None:
     base = Base(path, replace(HERE, generation=8, token="eight"))
     assert base.position == HERE
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert np.array_equal(base.keys, KEYS)
     assert np.array_equal(base.vectors(np.arange(1200)), VECTORS)
     assert not base.scrubbed
@@ -214,7 +216,9 @@ def test_a_reader_keeps_its_file_when_a_new_one_takes_the_path(path: Path) -> No
 
 
 def test_a_lock_file_has_one_holder(tmp_path: Path) -> None:
+    """And is its owner's alone, as all files are."""
     with claim(tmp_path / "lock") as first, claim(tmp_path / "lock") as second:
         assert (first, second) == (True, False)
+        assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == 0o600
     with claim(tmp_path / "lock", wait=True) as third:
         assert third

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def test_a_loaded_index_answers_alike_and_goes_on(index: FlatIndex, path: Path) 
     loaded.apply(changes, 6, "six")
     assert loaded.search(probes()[:1], 1).ids.tolist() == [[99]]
     assert os.listdir(path.parent) == [path.name]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_room_to_grow_is_not_saved(tmp_path: Path) -> None:

@@ -164,6 +164,13 @@ def test_batch_and_duplicate_policies(store: Store, embedding: MakeEmbedding) ->
     assert store.add_enrollments("c", []) == []
 
 
+def test_a_slice_of_changes_holds_whole_writes(store: Store, embedding: MakeEmbedding) -> None:
+    store.add_enrollments("c", [NewEnrollment(f"s{n}", embedding(n)) for n in range(5)])
+    store.add_enrollment("c", "s5", embedding(5))
+    slices = list(store.changes_in_slices("c", 0, 3))
+    assert [(place.generation, len(some)) for place, some in slices] == [(1, 5), (2, 1)]
+
+
 def test_changes_and_snapshot(store: Store, embedding: MakeEmbedding) -> None:
     for n, speaker in enumerate(("a", "b", "a", "d")):
         store.add_enrollment("c", speaker, embedding(n), tags=["x"] if speaker == "a" else [])
@@ -182,6 +189,13 @@ def test_changes_and_snapshot(store: Store, embedding: MakeEmbedding) -> None:
         assert store.token_at("c", change.generation) == change.token
     assert changes[-1].token == position.token and store.token_at("c", 6) is None
     assert store.changes("c", 5)[1] == [] and store.changes("c", 99)[1] == []
+    for most, ends in ((1, [1, 2, 3, 4, 5, 5]), (2, [2, 4, 5]), (5, [5, 5]), (6, [5])):
+        slices = list(store.changes_in_slices("c", 0, most))
+        read = [(c.generation, c.key, c.op) for _, some in slices for c in some]
+        assert read == [(c.generation, c.key, c.op) for c in changes]
+        assert [place.generation for place, _ in slices] == ends
+        assert all(store.token_at("c", place.generation) == place.token for place, _ in slices)
+    assert store.size("c") == (position, 2)
 
     at, found, vectors = store.snapshot("c")
     assert at == position and found.dtype == np.int64 and vectors.dtype == np.float32

@@ -93,30 +93,32 @@ class IndexFiles:
             found = self._opened(collection, position, self.base(position.uuid))
         return found or self._opened(collection, position, self.flat(position.uuid))
 
-    def build(self, collection: str) -> tuple[GalleryPosition, Index]:
-        """The index from the database, in the tier that its size calls for.
+    def build(self, collection: str, uuid: str, compressed: bool) -> tuple[GalleryPosition, Index]:
+        """The index from the database: `compressed`, where the collection is still that of `uuid` and the file can be
+        written, or exact.
 
         Raises:
             CollectionNotFoundError: There is no such collection.
             IndexUnavailableError: It was told to stop.
         """
-        position, count, blocks = self._store.stream(collection)
-        if self._limits.wants_base(count, position.dim):
+        if compressed:
             try:
                 self.make_folder()
-                path = self.base(position.uuid)
-                with claim(self._lock(position.uuid), wait=True):
-                    self._clean(position.uuid)
-                    write_base(path, position, blocks, self._stop.is_set)
-                    self.flat(position.uuid).unlink(missing_ok=True)
-                    return position, CompressedIndex(Base(path, position, self._crew))
+                # Whoever waits for the lock has no transaction open.
+                with claim(self._lock(uuid), wait=True):
+                    self._clean(uuid)
+                    position, count, blocks = self._store.stream(collection)
+                    if position.uuid == uuid and can_compress(count, position.dim):
+                        path = self.base(uuid)
+                        write_base(path, position, blocks, self._stop.is_set)
+                        self.flat(uuid).unlink(missing_ok=True)
+                        return position, CompressedIndex(Base(path, position, self._crew))
+                    return position, FlatIndex.rebuild(position, *_joined(blocks, position.dim))
             except BuildStoppedError as error:
                 raise IndexUnavailableError("The index is being closed.") from error
             except OSError as error:
-                log.warning("index file %s cannot be written: %s", self.base(position.uuid), error)
-            position, keys, vectors = self._store.snapshot(collection)
-        else:
-            keys, vectors = _joined(blocks, position.dim)
+                log.warning("index file %s cannot be written: %s", self.base(uuid), error)
+        position, keys, vectors = self._store.snapshot(collection)
         return position, FlatIndex.rebuild(position, keys, vectors)
 
     def compact(self, collection: str, uuid: str, index: Index) -> Index | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -16,7 +16,7 @@ from voicevault.gallery.background import Background
 from voicevault.gallery.files import Index, IndexFiles, Limits
 from voicevault.index import BuildStoppedError, CompressedIndex, Crew, FlatIndex, SnapshotRejected
 from voicevault.store import Store
-from voicevault.types import Float32Array, GalleryPosition, Int64Array, Op, SearchResult
+from voicevault.types import Change, Float32Array, GalleryPosition, Int64Array, Op, SearchResult
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +24,9 @@ SAVE_AFTER = 1000
 """Changes after which the file of an exact index is written anew; what is missing in it is read from the log."""
 WORTH_SAVING = 1000
 """Voiceprints from which an exact index that is let go of is saved first: fewer are read from the database as fast."""
+SLICE = 1 << 16
+"""Changes that are read from the log at a time, so that an import of any size is caught up with in bounded memory. A
+search that falls between two slices may meet voiceprints of later writes beside those of the generation it asked for."""
 _UPKEEP_PAUSE = 1.0
 """Seconds between two tries, while another process does the work."""
 
@@ -128,7 +131,8 @@ class Galleries:
 
     @property
     def rebuilding(self) -> bool:
-        """Whether an index is just being read from the database; questions to its collection wait for it."""
+        """Whether a large index is just being read from the database; questions to its collection wait for it. A small
+        one is there in a moment."""
         return bool(self._rebuilding)
 
     # --- catching up -------------------------------------------------------------------------------------
@@ -141,12 +145,14 @@ class Galleries:
             return token == position.token or index.generation != generation
         if self._store.token_at(collection, generation) != token:
             return index.generation != generation and index.generation >= position.generation
-        seen, changes = self._store.changes(collection, generation)
-        if seen.uuid != held.uuid:
-            return False
-        index.apply(changes, seen.generation, seen.token)
-        held.unsaved += len(changes)
-        if any(change.op is Op.REMOVE for change in changes):
+        removed = False
+        for seen, changes in self._store.changes_in_slices(collection, generation, SLICE):
+            if seen.uuid != held.uuid:
+                return False
+            index.apply(changes, seen.generation, seen.token)
+            held.unsaved += len(changes)
+            removed = removed or _removes(changes)
+        if removed:
             if isinstance(index, FlatIndex):
                 self._delete_file(held)
             else:
@@ -159,15 +165,18 @@ class Galleries:
         if index is not None:
             self._hold(_Held(position.uuid, collection, index, 0))
             return
-        self._rebuilding.add(position.uuid)
+        now, size = self._store.size(collection)
+        large = self._limits.wants_base(size, now.dim)
+        if large:
+            self._rebuilding.add(now.uuid)
         try:
             started = time.monotonic()
-            seen, index = self._files.build(collection)
+            seen, index = self._files.build(collection, now.uuid, large)
             self.rebuilds += 1
             count = index.stats().vectors
             log.info("index of %s: %d voiceprints in %.1f s", collection, count, time.monotonic() - started)
         finally:
-            self._rebuilding.discard(position.uuid)
+            self._rebuilding.discard(now.uuid)
         # Under a new UUID the caller comes round again and finds it there.
         self._hold(_Held(seen.uuid, collection, index, count))
         if discard and seen.uuid != position.uuid:
@@ -272,13 +281,13 @@ class Galleries:
     def _forgotten_since(self, held: _Held) -> bool:
         """Whether somebody was removed whom the index still holds: by another process, or its collection is gone."""
         try:
-            seen, changes = self._store.changes(held.collection, held.index.generation)
+            slices = self._store.changes_in_slices(held.collection, held.index.generation, SLICE)
+            return any(seen.uuid != held.uuid or _removes(changes) for seen, changes in slices)
         except CollectionNotFoundError:
             return True
         except StoreError as error:
             log.warning("index file of collection %s is not kept: %s", held.uuid, error)
             return True
-        return seen.uuid != held.uuid or any(change.op is Op.REMOVE for change in changes)
 
     def _reject(self, uuid: str, index: Index, reason: str) -> None:
         log.warning("index file of collection %s %s; rebuilding from the database", uuid, reason)
@@ -313,6 +322,9 @@ class Galleries:
         old = held.index
         try:
             new = self._files.compact(held.collection, held.uuid, old)
+            if isinstance(new, CompressedIndex):
+                # Before anybody asks it: a search that has to check what it reads takes ten times as long.
+                new.base.scrub(self._background.stop.is_set)
         except SnapshotRejected as rejected:
             self._reject(held.uuid, old, str(rejected))
             return
@@ -324,12 +336,12 @@ class Galleries:
                 held.index, held.unsaved = new, 0
         if isinstance(new, CompressedIndex):
             self._erase(held)
-            self._scrub(held)
 
     def _catch_up_unheld(self, collection: str, uuid: str, index: Index) -> None:
         # Most of what came meanwhile, so that the first question after the change has little left to do.
-        seen, changes = self._store.changes(collection, index.generation)
-        if seen.uuid == uuid:
+        for seen, changes in self._store.changes_in_slices(collection, index.generation, SLICE):
+            if seen.uuid != uuid:
+                return
             index.apply(changes, seen.generation, seen.token)
 
     def _erase(self, held: _Held) -> None:
@@ -350,3 +362,7 @@ class Galleries:
             index.base.scrub(self._background.stop.is_set)
         except SnapshotRejected as rejected:
             self._reject(held.uuid, index, str(rejected))
+
+
+def _removes(changes: Sequence[Change]) -> bool:
+    return any(change.op is Op.REMOVE for change in changes)

@@ -28,7 +28,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from voicevault.index.snapshot import PREFIX, SnapshotRejected, check_origin, sync_folder
+from voicevault.index.snapshot import PREFIX, SnapshotRejected, check_origin, private, sync_folder
 from voicevault.types import GalleryPosition
 
 try:
@@ -54,7 +54,7 @@ class SegmentWriter:
     def __init__(self, path: str | Path) -> None:
         self._target = Path(path)
         self.aside = self._target.with_name(f"{self._target.name}.{uuid4().hex}.tmp")
-        self._file: BinaryIO = self.aside.open("xb", buffering=0)
+        self._file: BinaryIO = open(self.aside, "xb", buffering=0, opener=private)  # noqa: SIM115
         self._end = _HEADER_BYTES
         self._sections: dict[str, dict[str, int]] = {}
         self._digests: list[bytes] = []
@@ -271,7 +271,7 @@ def file_lock(file: BinaryIO, exclusive: bool) -> Iterator[None]:
 def claim(path: Path, wait: bool = False) -> Iterator[bool]:
     """Whether this caller is the only one, here and in other processes, that holds the lock file at `path`; with
     `wait` it waits until it is."""
-    with path.open("ab") as file:
+    with open(path, "ab", opener=private) as file:
         if fcntl is not None:
             try:
                 fcntl.flock(file.fileno(), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

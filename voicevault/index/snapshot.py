@@ -66,7 +66,7 @@ def write_snapshot(
     head = PREFIX.pack(MAGIC, VERSION, len(header)) + header
     aside = target.with_name(f"{target.name}.{uuid4().hex}.tmp")
     try:
-        with aside.open("xb") as file:
+        with open(aside, "xb", opener=private) as file:
             file.write(head)
             file.write(hashlib.sha256(head).digest())
             file.write(key_bytes)
@@ -78,6 +78,11 @@ def write_snapshot(
         aside.unlink(missing_ok=True)
         raise
     sync_folder(target.parent)
+
+
+def private(path: str, flags: int) -> int:
+    """For `open`: a file that is made is its owner's alone, whatever the folder lets others do."""
+    return os.open(path, flags, 0o600)
 
 
 def sync_folder(folder: Path) -> None:

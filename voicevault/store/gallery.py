@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 from sqlalchemy import LargeBinary, Result, func, select, type_coerce
@@ -31,6 +32,11 @@ STREAMED = 4096
 
 def _position(row: CollectionRow) -> GalleryPosition:
     return GalleryPosition(row.uuid, row.model_id, row.dim, row.generation, row.token)
+
+
+def _count(session: Session, found: CollectionRow) -> int:
+    query = select(func.count()).select_from(VoiceprintRow).where(VoiceprintRow.collection_id == found.id)
+    return session.scalar(query) or 0
 
 
 def _keys(session: Session, collection_id: int, tags: list[str]) -> Int64Array:
@@ -70,8 +76,19 @@ class Gallery(Database):
                 )
             )
 
-    def changes(self, collection: str, since_generation: int) -> tuple[GalleryPosition, list[Change]]:
+    def size(self, collection: str) -> tuple[GalleryPosition, int]:
+        """Where the collection stands now, and the number of its voiceprints."""
+        with self._reading() as session:
+            found = find_collection(session, collection)
+            return _position(found), _count(session, found)
+
+    def changes(
+        self, collection: str, since_generation: int, most: int | None = None
+    ) -> tuple[GalleryPosition, list[Change]]:
         """The position and all changes behind `since_generation`, in order.
+
+        With `most`, where there are more of them than that: those up to the end of the generation in which that number
+        is reached, and the position at that generation. Fewer than `most` are hence the last ones.
 
         A caller compares `token_at(collection, since_generation)` first: to an index that is ahead or foreign
         the changes make no sense.
@@ -95,14 +112,38 @@ class Gallery(Database):
                 .where(ChangeRow.collection_id == found.id, ChangeRow.generation > since_generation)
                 .order_by(ChangeRow.generation, ChangeRow.speaker_key)
             )
-            changes = []
+            cut = None
+            if most is not None:
+                cut = session.scalar(
+                    select(ChangeRow.generation)
+                    .where(ChangeRow.collection_id == found.id, ChangeRow.generation > since_generation)
+                    .order_by(ChangeRow.generation)
+                    .offset(most - 1)
+                    .limit(1)
+                )
+                if cut is not None:
+                    query = query.where(ChangeRow.generation <= cut)
+            changes: list[Change] = []
             for generation, token, key, op, vector in session.execute(query):
                 # An upsert whose voiceprint has gone since is read as a removal.
                 if op == Op.REMOVE or vector is None:
                     changes.append(Change(generation, token, key, Op.REMOVE, None))
                 else:
                     changes.append(Change(generation, token, key, Op.UPSERT, vector))
-            return _position(found), changes
+            if cut is None:
+                return _position(found), changes
+            return replace(_position(found), generation=cut, token=changes[-1].token), changes
+
+    def changes_in_slices(
+        self, collection: str, since_generation: int, most: int
+    ) -> Iterator[tuple[GalleryPosition, list[Change]]]:
+        """`changes`, so many at a time and some more where one write has more, each slice in a transaction of its own."""
+        while True:
+            position, changes = self.changes(collection, since_generation, most)
+            yield position, changes
+            if len(changes) < most:
+                return
+            since_generation = position.generation
 
     def snapshot(self, collection: str) -> tuple[GalleryPosition, Int64Array, Float32Array]:
         """The position, keys int64 [n] in rising order and voiceprints float32 [n, d]."""
@@ -126,9 +167,7 @@ class Gallery(Database):
         with ExitStack() as stack:
             session = stack.enter_context(self._reading())
             found = find_collection(session, collection)
-            count = session.scalar(
-                select(func.count()).select_from(VoiceprintRow).where(VoiceprintRow.collection_id == found.id)
-            )
+            count = _count(session, found)
             rows = session.execute(
                 # The bytes as they are: a million arrays of their own take longer than the query.
                 select(VoiceprintRow.speaker_key, type_coerce(VoiceprintRow.vector, LargeBinary))
@@ -137,7 +176,7 @@ class Gallery(Database):
                 .execution_options(yield_per=STREAMED)
             )
             dim, rest = found.dim, stack.pop_all()
-        return _position(found), count or 0, _blocks(rest, rows, dim)
+        return _position(found), count, _blocks(rest, rows, dim)
 
     def voiceprint(self, collection: str, speaker_id: str) -> tuple[Float32Array, int]:
         """A speaker's voiceprint, and the collection's generation at which it was read.
