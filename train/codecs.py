@@ -8,6 +8,7 @@ import numpy as np
 import soundfile
 
 from voicevault.audio import decode
+from voicevault.errors import SilentAudioError
 from voicevault.types import SAMPLE_RATE, Float32Array
 
 CODECS = ("mulaw", "mp3", "opus")
@@ -32,7 +33,7 @@ def through_codec(samples: Float32Array, codec: str, compression: float = 0.9) -
     soundfile.write(
         file, clipped, SAMPLE_RATE, format=kind[0], subtype=kind[1], compression_level=compression
     )
-    return _as_long_as(samples, decode(file.getvalue()).samples)
+    return _decoded(file, samples)
 
 
 def telephone(samples: Float32Array) -> Float32Array:
@@ -42,11 +43,16 @@ def telephone(samples: Float32Array) -> Float32Array:
     narrow = np.clip(soxr.resample(samples, SAMPLE_RATE, 8000), -1.0, 1.0)
     file = io.BytesIO()
     soundfile.write(file, narrow, 8000, format="WAV", subtype="ULAW")
-    return _as_long_as(samples, decode(file.getvalue()).samples)
+    return _decoded(file, samples)
 
 
-def _as_long_as(samples: Float32Array, coded: Float32Array) -> Float32Array:
-    out = np.zeros_like(samples)
-    count = min(len(samples), len(coded))
+def _decoded(file: io.BytesIO, original: Float32Array) -> Float32Array:
+    """As long as the original; silence where the codec left nothing of a pause."""
+    out = np.zeros_like(original)
+    try:
+        coded = decode(file.getvalue()).samples
+    except SilentAudioError:
+        return out
+    count = min(len(original), len(coded))
     out[:count] = coded[:count]
     return out

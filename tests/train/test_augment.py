@@ -143,3 +143,9 @@ def test_wrong_configs_say_which_key(tmp_path: Path, line: str, message: str) ->
         read_config(path)
     with pytest.raises(SettingsError, match="cannot be read"):
         read_config(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_pause_is_a_pause_after_a_codec(codec: str) -> None:
+    pause = np.zeros(16_000, np.float32)
+    assert np.array_equal(through_codec(pause, codec), pause)
