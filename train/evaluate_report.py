@@ -100,6 +100,7 @@ def analyse(
     result["optima"] = _optima(scored)
     everything = rates(scores, genuine, None, thresholds)
     result["at_policy_thresholds"] = everything["at"]
+    result["at_tuning"] = _at_tuning(policy)
     result["groups"] = group_table(scores, scored.trials, scored.embedded, speakers, thresholds)
     recordings = scored.trials.recordings
     if speakers is not None:
@@ -107,6 +108,14 @@ def analyse(
         result["identification"] = identification_result(recordings, scored.embedded)
     result["as_norm"] = _as_norm(scored, files.cohort, speakers, points, replicates)
     return result
+
+
+def _at_tuning(policy: Policy | None) -> dict[str, Any] | None:
+    """See `train.tune_crossfit.cross_fitted`; None for a policy of before it."""
+    facts = policy.provenance if policy else {}
+    if "cross_fitted" not in facts:
+        return None
+    return {"speakers_from": str(facts.get("speakers_from")), **facts["cross_fitted"]}
 
 
 def _optima(scored: Scored) -> dict[str, Any]:

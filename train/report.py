@@ -171,8 +171,21 @@ def _thresholds(result: Mapping[str, Any]) -> str:
         (name, number(at["threshold"]), percent(at["fmr"], 3), percent(at["fnmr"]))
         for name, at in result["at_policy_thresholds"].items()
     ]
-    return "<h2>The model's own thresholds on this list</h2>" + table(
+    here = "<h2>The model's own thresholds on this list</h2>" + table(
         ("Row of the policy", "Threshold", "FMR here", "FNMR here"), rows
+    )
+    tuned = result["at_tuning"]
+    if not tuned or "rows" not in tuned:
+        return here
+    keys = ("fmr_in_sample", "fmr_cross_fitted", "fnmr_in_sample", "fnmr_cross_fitted")
+    rows = [
+        (name, *(percent(row[key], 3 if key.startswith("fmr") else 2) for key in keys))
+        for name, row in tuned["rows"].items()
+    ]
+    head = ("Row of the policy", "FMR in sample", "FMR cross-fitted", "FNMR in sample", "FNMR cross-fitted")
+    return (
+        f"{here}<p class='soft'>On the speakers that set them ({escape(tuned['speakers_from'])}). Cross-fitted: each trial"
+        f" is decided by the threshold of people who are not in it, in {tuned['folds']} folds.</p>{table(head, rows)}"
     )
 
 

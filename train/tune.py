@@ -24,6 +24,7 @@ from train.evaluate_embed import Embedded, embed_recordings
 from train.evaluate_gallery import COUNTS, build_gallery
 from train.evaluate_groups import duration_bins, duration_names
 from train.trials import Recording, stated
+from train.tune_crossfit import cross_fitted
 from voicevault.embedding import EmbeddingPipeline
 from voicevault.errors import RequestError
 from voicevault.scoring.calibration import Calibration, cllr, fit_calibration, min_cllr
@@ -57,7 +58,7 @@ def fit_policy(
         scores: float64 [n] cosines.
         genuine: bool [n].
         pairs: [n] the two speakers of each trial.
-        provenance: Whose scores these are; counts, date and the calibration's worth are added.
+        provenance: Whose scores these are; counts, date and the worth of calibration and thresholds are added.
         groups: See `group_rows`.
         prior: Of a genuine trial: what the calibration is weighted for.
 
@@ -65,6 +66,7 @@ def fit_policy(
         RequestError: See `voicevault.scoring.policy.fit_thresholds`.
     """
     calibration, worth = calibrate(scores, genuine, pairs, prior)
+    rows = fit_thresholds(scores, genuine, pairs, costs=COSTS)
     facts = {
         **provenance,
         "trials": len(genuine),
@@ -72,10 +74,10 @@ def fit_policy(
         "impostor_trials": int((~genuine).sum()),
         "speakers": len({speaker for pair in pairs for speaker in pair}),
         "calibration": worth,
+        "cross_fitted": cross_fitted(scores, genuine, pairs, rows, costs=COSTS),
         "fitted": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "voicevault": voicevault.__version__,
     }
-    rows = fit_thresholds(scores, genuine, pairs, costs=COSTS)
     return Policy(model_id, rows, facts, dict(groups or {}), calibration)
 
 

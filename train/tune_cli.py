@@ -140,6 +140,14 @@ def _print_policy(policy: Policy, target: Path) -> None:
     _print_rows(policy.thresholds)
     if all(row.threshold is None for row in policy.thresholds):
         print("  no threshold: about 25 speakers are needed at FMR 10 %, 80 at 1 % and 250 at 0.1 %")
+    if found := facts["cross_fitted"].get("rows"):
+        print(f"on speakers who did not set them ({facts['cross_fitted']['folds']} folds):")
+        for name, row in found.items():
+            fmr, fnmr = (
+                f"{kind.upper()} {row[f'{kind}_cross_fitted']:.3%} (in sample {row[f'{kind}_in_sample']:.3%})"
+                for kind in ("fmr", "fnmr")
+            )
+            print(f"  {name:12} {fmr}  {fnmr}")
     for group, rows in policy.groups.items():
         supported = [row for row in rows if row.threshold is not None]
         left = (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from train.trials import Recording, read_trials
 from voicevault.embedding import EmbeddingPipeline
 from voicevault.errors import AudioNotFoundError, CorruptAudioError, ManifestError, ModelNotFoundError
 from voicevault.scoring.metrics import equal_error_rate
+from voicevault.scoring.policy import Policy
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +116,17 @@ def test_a_model_that_is_not_there(tmp_path: Path) -> None:
 def test_the_command_writes_numbers_scores_pictures_and_a_report(
     tiny_model: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    arguments = ["evaluate", "--model", str(tiny_model), "--trials", str(corpus / "list.trials")]
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    rates = {
+        "fmr_in_sample": 0.1,
+        "fmr_cross_fitted": 0.12345,
+        "fnmr_in_sample": 0.2,
+        "fnmr_cross_fitted": 0.3,
+    }
+    tuned = {"speakers_from": "<here>", "cross_fitted": {"folds": 5, "rows": {"fmr_10pct": rates}}}
+    replace(Policy.load(model / "policy.json"), provenance=tuned).save(model / "policy.json")
+    arguments = ["evaluate", "--model", str(model), "--trials", str(corpus / "list.trials")]
     arguments += ["--audio-root", str(corpus), "--manifest", str(corpus / "manifest.tsv"), "--workers", "0"]
     run = CliRunner().invoke(app, [*arguments, "--cost", "0.1,10,1", "--out", str(tmp_path), "--json"])
     assert run.exit_code == 0, run.output
@@ -131,6 +144,7 @@ def test_the_command_writes_numbers_scores_pictures_and_a_report(
     assert groups["same source"]["impostor"] == 18
     assert set(result["at_policy_thresholds"]) == {"fmr_10pct", "fmr_1pct", "fmr_0.1pct"}
     page = (tmp_path / "report.html").read_text()
+    assert "12.345 %" in page and "(&lt;here&gt;)" in page  # the policy's rates where it was tuned
     assert page.count("data:image/png;base64,") >= 5
     assert "http" not in page  # nothing is loaded from elsewhere
     for picture in ("det", "roc", "scores", "decisions", "groups"):

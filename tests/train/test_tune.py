@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 from train.__main__ import app
 from train.trials import Recording
 from train.tune import calibrate, fit_policy
+from train.tune_crossfit import _folds, cross_fitted
 from train.tune_speakers import draw_cohort, training_speakers
 from voicevault.encoder.lazy import read_identity
 from voicevault.errors import ModelMismatchError, RequestError
 from voicevault.scoring.normalise import Cohort
-from voicevault.scoring.policy import Policy
+from voicevault.scoring.policy import Policy, PolicyRow
 
 CONFIG = """
 name = "small"
@@ -89,6 +90,54 @@ def test_a_policy_keeps_thresholds_calibration_and_where_they_are_from(tmp_path:
     assert loaded.threshold_for(0.01).value == rows["fmr_1pct"].threshold
 
 
+def test_cross_fitted_rates_are_those_of_people_who_did_not_set_the_threshold() -> None:
+    scores, genuine, pairs = scored(80)
+    policy = fit_policy("m", scores, genuine, pairs, provenance={})
+    found = policy.provenance["cross_fitted"]
+    kept = {row.name: row for row in policy.thresholds if row.threshold is not None}
+    assert set(found["rows"]) == set(kept)
+    for name, row in found["rows"].items():
+        threshold = kept[name].threshold
+        assert row["fmr_in_sample"] == (scores[~genuine] >= threshold).mean() <= kept[name].fmr
+        low, high = row["thresholds"]
+        assert low <= threshold <= high
+        assert low < high
+        # What the folds' thresholds may give lies between the rates at the lowest and at the highest of them.
+        assert (
+            (scores[~genuine] >= high).mean() <= row["fmr_cross_fitted"] <= (scores[~genuine] >= low).mean()
+        )
+        assert (scores[genuine] < low).mean() <= row["fnmr_cross_fitted"] <= (scores[genuine] < high).mean()
+
+
+def test_nobody_takes_part_in_setting_the_threshold_that_decides_them() -> None:
+    scores, genuine, pairs = scored(40)
+    fold = _folds({speaker for pair in pairs for speaker in pair})
+    assert np.bincount(list(fold.values())).tolist() == [8] * 5
+    thresholds: dict[frozenset[int], float] = {}
+    accepted = []
+    for score, pair in zip(scores, pairs, strict=True):
+        mine = frozenset(fold[speaker] for speaker in pair)
+        if mine not in thresholds:
+            others = np.array([not mine & {fold[a], fold[b]} for a, b in pairs])
+            impostors = scores[others & ~genuine]
+            thresholds[mine] = min(s for s in scores[others] if (impostors >= s).mean() <= 0.1)
+        accepted.append(score >= thresholds[mine])
+    rows = fit_policy("m", scores, genuine, pairs, provenance={}).thresholds
+    found = cross_fitted(scores, genuine, pairs, rows)["rows"]["fmr_10pct"]
+    assert found["fmr_cross_fitted"] == pytest.approx(np.array(accepted)[~genuine].mean())
+    assert found["fnmr_cross_fitted"] == pytest.approx(1 - np.array(accepted)[genuine].mean())
+    assert found["thresholds"] == [min(thresholds.values()), max(thresholds.values())]
+
+
+def test_few_speakers_are_not_cross_fitted_but_it_is_said_why() -> None:
+    scores, genuine, pairs = scored(5)
+    row = PolicyRow("fmr_10pct", 0.1, 0.5, None, 1, 1, 5)
+    # Without two of five people three are left, without an impostor pair less.
+    assert "rows" in cross_fitted(scores, genuine, pairs, [row])
+    assert "too few speakers" in cross_fitted(*scored(3), [row])["reason"]
+    assert "no threshold" in cross_fitted(scores, genuine, pairs, [])["reason"]
+
+
 def test_trials_without_error_have_no_calibration_but_say_so() -> None:
     _, genuine, pairs = scored(6)
     policy = fit_policy("m", np.where(genuine, 0.9, 0.1), genuine, pairs, provenance={})
@@ -132,6 +181,7 @@ def test_a_model_is_tuned_on_the_speakers_that_its_training_kept_out(
     assert len(cohort.vectors) == 4
     assert facts["as_norm"]["cohort"] == 4
     assert "36 trials of 3 speakers" in run.output
+    assert facts["cross_fitted"] == {"reason": "no threshold to measure"}
     assert (tmp_path / "out" / "scores.png").is_file()
 
 

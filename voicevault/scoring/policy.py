@@ -191,6 +191,39 @@ def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def operating_points(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    targets: Sequence[tuple[str, float]] = TARGETS,
+    costs: Sequence[tuple[str, CostPoint]] = (),
+) -> list[tuple[str, float, float | None]]:
+    """Name, FMR and threshold of the target rates, the EER and the least costs, however little data there is: the threshold
+    is the lowest observed score whose FMR does not exceed the row's, and None where no score lies above the impostors'.
+
+    Args:
+        scores: [n] cosines.
+        labels: [n], 1 for genuine.
+        targets, costs: See `fit_thresholds`.
+
+    Raises:
+        RequestError: See `metrics.check_trials`.
+    """
+    values, genuine = check_trials(scores, labels)
+    impostors = np.sort(values[~genuine])
+    rates = [*targets, ("eer", equal_error_rate(values, genuine)[0])]
+    for name, cost in costs:
+        rates.append((name, float((impostors >= min_dcf_point(values, genuine, cost)[1]).mean())))
+    points: list[tuple[str, float, float | None]] = []
+    for name, fmr in rates:
+        allowed = math.floor(fmr * len(impostors) + 1e-9)
+        # Above the score that would be one false match too many; the lowest observed score there, or nothing.
+        bar = impostors[len(impostors) - 1 - allowed] if allowed < len(impostors) else -np.inf
+        above = values[values > bar]
+        points.append((name, fmr, float(above.min()) if len(above) else None))
+    return points
+
+
 def fit_thresholds(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -227,15 +260,9 @@ def fit_thresholds(
     if not np.array_equal(pairs[:, 0] == pairs[:, 1], genuine):
         raise RequestError("Genuine trials must be of one speaker and impostor trials of two.")
     units = pairs[:, 0] * len(names) + pairs[:, 1]
-    impostors = np.sort(values[~genuine])
 
-    def row(name: str, fmr: float, both: bool) -> PolicyRow:
+    def row(name: str, fmr: float, threshold: float | None, both: bool) -> PolicyRow:
         counts = (int((~genuine).sum()), int(genuine.sum()), len(names))
-        allowed = math.floor(fmr * len(impostors) + 1e-9)
-        # Above the score that would be one false match too many; the lowest observed score there, or nothing.
-        bar = impostors[len(impostors) - 1 - allowed] if allowed < len(impostors) else -np.inf
-        above = values[values > bar]
-        threshold = float(above.min()) if len(above) else None
         if threshold is None:
             return PolicyRow(name, fmr, None, None, *counts, reason="no score lies above the impostors'")
         accepted = values >= threshold
@@ -259,9 +286,6 @@ def fit_thresholds(
             reason=f"FNMR left open: {few_misses}" if few_misses else None,
         )
 
-    rows = [row(name, fmr, both=False) for name, fmr in targets]
-    rows.append(row("eer", equal_error_rate(values, genuine)[0], both=True))
-    for name, cost in costs:
-        _, threshold = min_dcf_point(values, genuine, cost)
-        rows.append(row(name, float((impostors >= threshold).mean()), both=True))
-    return tuple(rows)
+    wanted = {name for name, _ in targets}
+    points = operating_points(values, genuine, targets=targets, costs=costs)
+    return tuple(row(*point, both=point[0] not in wanted) for point in points)
