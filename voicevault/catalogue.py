@@ -86,8 +86,8 @@ class Catalogue:
         if (found := self._store.find(model_id)) is None:
             raise ModelMismatchError(
                 f"The collection {collection!r} belongs to model {model_id}, which is neither the one in use"
-                f" ({self.default.name!r}, {self.default.model_id}) nor in {self._store.folder}. Import that model again, or"
-                " create a collection for this one.",
+                f" ({self.default.name!r}, {self.default.model_id}) nor among those that were imported. Import that model"
+                " again, or create a collection for this one.",
                 collection=collection,
                 collection_model=model_id,
                 model=self.default.model_id,

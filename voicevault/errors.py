@@ -86,6 +86,7 @@ class RequestError(VoicevaultError):
 
 class SettingsError(RequestError):
     code = "INVALID_SETTING"
+    status = 500  # over HTTP it is the server's setting, found wrong when it was first needed
     title = "A setting is wrong"
 
 

@@ -23,6 +23,9 @@ Int64Array = NDArray[np.int64]
 SAMPLE_RATE = 16_000
 """Hz; the only rate inside voicevault."""
 
+MAX_TAGS = 100
+"""Tags of one speaker, and of one question."""
+
 AudioSource = str | Path | bytes | BinaryIO
 """A recording as a caller hands it in: a path, the bytes of a file, or an open binary file."""
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import httpx
+import pytest
 
 import voicevault
 from service.conftest import Serve, wait_until
@@ -27,7 +28,9 @@ def test_ready_once_the_model_is_loaded(client: httpx.Client) -> None:
     )
 
 
-def test_not_ready_while_the_model_cannot_be_loaded(serve: Serve, tiny_model: Path, tmp_path: Path) -> None:
+def test_not_ready_while_the_model_cannot_be_loaded(
+    serve: Serve, tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     weights = folder / "model.safetensors"
     kept = weights.read_bytes()
@@ -40,7 +43,8 @@ def test_not_ready_while_the_model_cannot_be_loaded(serve: Serve, tiny_model: Pa
             False,
             "INVALID_CHECKPOINT",
         )
-        assert str(weights) in answer.json()["reason"]
+        assert "log of the server" in answer.json()["reason"] and str(folder) not in answer.text
+        assert str(weights) in caplog.text, "the log says which file"
         assert client.get("/healthz").status_code == 200
         weights.write_bytes(kept)
         wait_until(lambda: client.get("/readyz").status_code == 200)

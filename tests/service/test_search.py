@@ -46,6 +46,8 @@ def test_raw_and_form_are_answered_alike(client: httpx.Client, gallery: str, rec
         query = {"speaker": client.get(f"{gallery}/speakers").json()["speakers"][0]["id"], "threshold": "0.5"}
         if path == "/v1/embeddings":
             query = {}
+        if path.endswith("/identify"):
+            del query["speaker"]
         raw = client.post(path, content=recording, params=query)
         typed = client.post(path, content=recording, params=query, headers={"Content-Type": "audio/flac"})
         form = client.post(path, files={"file": ("x.flac", recording)}, params=query)

@@ -95,6 +95,42 @@ def test_an_upload_that_stops_is_given_up(limited: httpx.Client, monkeypatch: py
     is_problem(limited.post(EMBED, content=b"x"), 415, "AUDIO_UNSUPPORTED")
 
 
+def test_an_upload_that_drips_is_given_up(limited: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "IDLE_SECONDS", 0.5)
+    where = urlsplit(str(limited.base_url))
+    with socket.create_connection((where.hostname, where.port), timeout=10) as connection:
+        connection.sendall(
+            f"POST {EMBED} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n".encode()
+        )
+        connection.settimeout(0.05)
+        answer = b""
+        for _ in range(200):  # never silent for as long as a pause may last
+            try:
+                connection.sendall(b"x")
+                answer += connection.recv(65536)
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+            break
+    assert answer.startswith(b"HTTP/1.1 408 ") and b'"UPLOAD_TIMEOUT"' in answer
+    is_problem(limited.post(EMBED, content=b"x"), 415, "AUDIO_UNSUPPORTED")
+
+
+def test_json_that_stops_is_given_up(limited: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "IDLE_SECONDS", 0.2)
+    where = urlsplit(str(limited.base_url))
+    with socket.create_connection((where.hostname, where.port), timeout=10) as connection:
+        connection.sendall(
+            b"POST /v1/collections HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n"
+            b'Content-Type: application/json\r\n\r\n{"name": '
+        )
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 408 ") and b'"UPLOAD_TIMEOUT"' in answer
+
+
 def test_a_client_that_goes_away_leaves_its_place(limited: httpx.Client) -> None:
     where = urlsplit(str(limited.base_url))
     for _ in range(3):

@@ -109,7 +109,7 @@ class ModelStore:
         if len({m.identity.model_id for m in by_id if m.identity}) == 1:
             return by_id[0]
         raise ModelNotFoundError(
-            f"There is no model {name!r} in {self.folder}. It has: {', '.join(m.name for m in models) or 'none'}.",
+            f"There is no model {name!r}. There are: {', '.join(m.name for m in models) or 'none'}.",
             model=name,
         )
 

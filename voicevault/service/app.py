@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 import voicevault
@@ -21,7 +21,7 @@ from voicevault.service import (
     search,
     speakers,
 )
-from voicevault.service.dependencies import EncodedPath
+from voicevault.service.dependencies import EncodedPath, known_query
 from voicevault.service.guard import Guard
 from voicevault.service.health import WarmUp
 from voicevault.service.limits import Inference
@@ -65,7 +65,9 @@ def create_app(vault: Vault, settings: Settings) -> FastAPI:
     app.state.metrics = Metrics(inference, vault)
     app.state.warm_up = WarmUp(vault)
     add_handlers(app)
-    for part in (collections, speakers, enrollments, search, embeddings, health, metrics):
+    for part in (collections, speakers, enrollments, search, embeddings):
+        app.include_router(part.router, dependencies=[Depends(known_query)])
+    for part in (health, metrics):  # whatever probes and scrapers may add to their URLs
         app.include_router(part.router)
     app.add_middleware(EncodedPath)
     app.add_middleware(Guard, host=settings.host, allowed=settings.allowed_hosts)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-from urllib.parse import unquote
+from collections import Counter
+from typing import Annotated, get_origin
+from urllib.parse import parse_qsl, unquote
 
 from fastapi import Depends, Path, Query, Request
+from fastapi.routing import APIRoute
 from pydantic import AfterValidator, WithJsonSchema
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from voicevault.errors import RequestError
 from voicevault.service.limits import Inference
+from voicevault.types import MAX_TAGS
 from voicevault.vault import Vault
 
 
@@ -25,7 +29,7 @@ async def _inference(request: Request) -> Inference:
 
 def _text(value: str) -> str:
     # A database cannot look for these; it would fail instead of finding nothing.
-    if not value or len(value) > 255 or any(ord(c) < 32 or 0xD800 <= ord(c) <= 0xDFFF for c in value):
+    if not value or len(value) > 255 or any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in value):
         raise ValueError("must have 1 to 255 characters, none of them a control character")
     return value
 
@@ -46,13 +50,41 @@ class EncodedPath:
 
 
 def _decoded(value: str) -> str:
-    return _text(unquote(value))
+    try:
+        return _text(unquote(value, errors="strict"))
+    except UnicodeDecodeError as error:  # read leniently, all such ids would be one
+        raise ValueError("must be UTF-8, percent-encoded") from error
+
+
+async def known_query(request: Request) -> None:
+    """Refuses what would count as an option that was not given, or as another one than was meant.
+
+    Raises:
+        RequestError: A query parameter that the route does not have, one that is given twice, or one that is no UTF-8.
+    """
+    route: APIRoute = request.scope["route"]
+    known = {field.alias: get_origin(field.field_info.annotation) for field in route.dependant.query_params}
+    try:
+        given = Counter(
+            name
+            for name, _ in parse_qsl(
+                request.scope["query_string"].decode("ascii"), keep_blank_values=True, errors="strict"
+            )
+        )
+    except UnicodeError as error:
+        raise RequestError("The query string must be UTF-8, percent-encoded.") from error
+    for name, times in given.items():
+        if name not in known:
+            options = ", ".join(sorted(known)) or "none"
+            raise RequestError(f"There is no option {name!r} here; there are: {options}.", option=name)
+        if times > 1 and known[name] is not list:
+            raise RequestError(f"Give the option {name!r} once, not {times} times.", option=name)
 
 
 VaultOf = Annotated[Vault, Depends(_vault)]
 InferenceOf = Annotated[Inference, Depends(_inference)]
 
-_FORM = {"minLength": 1, "maxLength": 255, "pattern": r"^[^\x00-\x1f]+$"}
+_FORM = {"minLength": 1, "maxLength": 255, "pattern": r"^[^\x00-\x1f\x7f-\x9f]+$"}
 """What `_text` asks for, in the words of OpenAPI."""
 
 CollectionName = Annotated[
@@ -71,7 +103,8 @@ EnrollmentId = Annotated[
 
 QueryText = Annotated[str, AfterValidator(_text), WithJsonSchema({"type": "string", **_FORM})]
 Tags = Annotated[
-    list[QueryText], Query(description="Only speakers that carry all of these; give it several times.")
+    list[QueryText],
+    Query(max_length=MAX_TAGS, description="Only speakers that carry all of these; give it several times."),
 ]
 Channel = Annotated[
     int | None, Query(ge=0, le=1023, description="The channel to listen to, from 0; left out, all are mixed.")

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 import voicevault
 from voicevault.errors import VoicevaultError
 from voicevault.service import schemas
-from voicevault.service.problems import responses
+from voicevault.service.problems import responses, told
 from voicevault.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,8 @@ class WarmUp:
         try:
             found = await asyncio.to_thread(self._vault.ready)
         except VoicevaultError as error:
-            return schemas.Readiness(ready=False, code=error.code, reason=error.message)
+            log.warning("not ready: %s: %s", error.code, error)
+            return schemas.Readiness(ready=False, code=error.code, reason=told(error)[0])
         except Exception:
             log.exception("the readiness check failed")
             return schemas.Readiness(

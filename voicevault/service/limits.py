@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from voicevault.errors import OverloadedError
+from voicevault.service import uploads
 from voicevault.service.uploads import Upload, read_recording
 
 T = TypeVar("T")
@@ -72,7 +73,8 @@ class Inference:
 
 
 class SmallBodyRoute(APIRoute):
-    """A route whose body is JSON, or nothing: reading stops beyond `MAX_JSON_BYTES` with 413."""
+    """A route whose body is JSON, or nothing: reading stops beyond `MAX_JSON_BYTES` with 413, and with 408 where it pauses
+    as long as no upload may."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -82,7 +84,13 @@ class SmallBodyRoute(APIRoute):
 
             async def receive() -> Message:
                 nonlocal total
-                message = await request.receive()
+                try:
+                    async with asyncio.timeout(uploads.IDLE_SECONDS):
+                        message = await request.receive()
+                except TimeoutError as error:
+                    raise HTTPException(
+                        408, f"No byte came for {uploads.IDLE_SECONDS:g} s. Send the request again."
+                    ) from error
                 total += len(message.get("body", b""))
                 if total > MAX_JSON_BYTES:
                     raise HTTPException(413, f"The body of this path may have {MAX_JSON_BYTES} bytes.")

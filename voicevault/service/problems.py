@@ -23,6 +23,8 @@ from voicevault.errors import (
     NotFoundError,
     OverloadedError,
     RequestError,
+    SchemaOutdatedError,
+    SettingsError,
     StoreError,
     VoicevaultError,
 )
@@ -74,14 +76,27 @@ def problem(
     return ProblemResponse(json.dumps(document, allow_nan=False), status, dict(headers or {}))
 
 
+def told(error: VoicevaultError) -> tuple[str, Mapping[str, Any]]:
+    """Message and facts of an error as a client may know them.
+
+    What this machine fails at names its folders, hosts and accounts; that is for the log.
+    """
+    if isinstance(error, CheckpointError | SettingsError | StoreError) and not isinstance(
+        error, DatabaseBusyError | SchemaOutdatedError
+    ):
+        return f"{error.title}. The log of the server tells more.", {}
+    return error.message, error.facts
+
+
 def problem_of(error: VoicevaultError) -> ProblemResponse:
     """The response for one of our own errors."""
+    detail, facts = told(error)
     headers: dict[str, str] = {}
     if isinstance(error, OverloadedError | DatabaseBusyError):
         headers["Retry-After"] = str(RETRY_AFTER)
     if error.status == 413:
         headers["Connection"] = "close"  # nobody reads the rest of the upload
-    return problem(error.status, error.code, error.title, error.message, error.facts, headers)
+    return problem(error.status, error.code, error.title, detail, facts, headers)
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -99,8 +114,8 @@ def add_handlers(app: FastAPI) -> None:
             {"where": ".".join(str(part) for part in one["loc"]), "message": one["msg"]}
             for one in error.errors()
         ]
-        told = "; ".join(f"{one['where']}: {one['message']}" for one in found[:5])
-        return problem_of(RequestError(f"Change these and send it again: {told}.", problems=found))
+        wrong = "; ".join(f"{one['where']}: {one['message']}" for one in found[:5])
+        return problem_of(RequestError(f"Change these and send it again: {wrong}.", problems=found))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:

@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from voicevault.types import MAX_TAGS
+
 MODEL_ID = "5f0c1e7a9d3b48c2a6e1f4d87b90c3e5"
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 QUALITY = {"seconds": 6.2, "speech_seconds": 4.9, "level_dbfs": -21.4, "clipped": 0.0, "snr_db": 31.0}
@@ -91,7 +93,9 @@ class NewSpeaker(BaseModel):
     )
     name: str | None = Field(None, min_length=1, max_length=1024, description="Display name.")
     attributes: dict[str, Any] = Field(default_factory=dict, description="Any JSON object.")
-    tags: list[str] = Field(default_factory=list, description="Texts to select speakers by.")
+    tags: list[str] = Field(
+        default_factory=list, max_length=MAX_TAGS, description="Texts to select speakers by."
+    )
 
 
 class SpeakerChange(BaseModel):
@@ -101,7 +105,7 @@ class SpeakerChange(BaseModel):
 
     name: str | None = Field(None, min_length=1, max_length=1024)
     attributes: dict[str, Any] | None = None
-    tags: list[str] | None = None
+    tags: list[str] | None = Field(None, max_length=MAX_TAGS)
 
 
 # --- out -------------------------------------------------------------------------------------------------

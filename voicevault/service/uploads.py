@@ -23,7 +23,9 @@ FIELD = "file"
 OVERHEAD = 64 * 1024
 """Bytes that boundaries and part headers of a form may take beside the file."""
 IDLE_SECONDS = 30.0
-"""How long an upload may pause."""
+"""How long a body may pause."""
+LEAST_PACE = 1024
+"""Bytes a second that a recording must come at, on the whole: who sends a byte now and then would hold a place for days."""
 
 BODY: dict[str, Any] = {
     "requestBody": {
@@ -62,7 +64,7 @@ async def read_recording(request: Request, max_bytes: int) -> Upload:
     Raises:
         AudioTooLargeError: More than `max_bytes`; raised as soon as it is known, before the rest is read.
         RequestError: The form is broken, or holds anything but one file in the field `file`.
-        HTTPException: 408 where the upload pauses for longer than `IDLE_SECONDS`.
+        HTTPException: 408 where it comes too slowly; see `IDLE_SECONDS` and `LEAST_PACE`.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
     form = kind == b"multipart/form-data"
@@ -96,17 +98,27 @@ def too_large(max_bytes: int) -> AudioTooLargeError:
 
 
 async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    """The body as it comes.
+
+    Raises:
+        HTTPException: 408 where it pauses for longer than `IDLE_SECONDS`, or has fallen as far behind `LEAST_PACE`.
+    """
     stream = request.stream()
+    loop = asyncio.get_running_loop()
+    start, total = loop.time(), 0
     while True:
+        latest = min(loop.time(), start + total / LEAST_PACE) + IDLE_SECONDS
         try:
-            async with asyncio.timeout(IDLE_SECONDS):
+            async with asyncio.timeout_at(latest):
                 chunk = await anext(stream)
         except StopAsyncIteration:
             return
         except TimeoutError as error:
             raise HTTPException(
-                408, f"No byte came for {IDLE_SECONDS:g} s. Send the recording again."
+                408,
+                f"No byte came for {IDLE_SECONDS:g} s, or fewer than {LEAST_PACE} a second. Send the recording again.",
             ) from error
+        total += len(chunk)
         yield chunk
 
 

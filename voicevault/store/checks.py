@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from voicevault.errors import ModelMismatchError, RequestError
-from voicevault.types import Embedding
+from voicevault.types import MAX_TAGS, Embedding
 
 MAX_DEPTH = 32
 """Levels of nested attributes; what reads them later has limits of its own, and must not fail on what was kept."""
@@ -19,8 +19,10 @@ def checked_text(value: str, what: str, limit: int = 255) -> str:
     """Raises: RequestError where the text is empty, too long, or holds what a database cannot keep."""
     if not value or not value.strip() or len(value) > limit:
         raise RequestError(f"The {what} must have 1 to {limit} characters.", field=what)
-    if any(ord(c) < 32 or 0xD800 <= ord(c) <= 0xDFFF for c in value):
+    if any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in value):
         raise RequestError(f"The {what} holds control characters.", field=what)
+    if any(0xD800 <= ord(c) <= 0xDFFF for c in value):  # as Python reads names of files that are no UTF-8
+        raise RequestError(f"The {what} is no UTF-8 text.", field=what)
     return value
 
 
@@ -39,7 +41,12 @@ def checked_name(value: str | None) -> str | None:
 def checked_tags(tags: Iterable[str] | None) -> list[str]:
     if isinstance(tags, str):
         raise RequestError("Tags are a list of texts, not one text.", field="tags")
-    return sorted({checked_text(tag, "tag") for tag in tags or ()})
+    checked = sorted({checked_text(tag, "tag") for tag in tags or ()})
+    if len(checked) > MAX_TAGS:
+        raise RequestError(
+            f"There are {len(checked)} tags; give at most {MAX_TAGS}.", field="tags", most=MAX_TAGS
+        )
+    return checked
 
 
 def checked_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
