@@ -16,6 +16,7 @@ from voicevault.errors import (
     SettingsError,
 )
 from voicevault.gallery import Galleries
+from voicevault.index import find_gpu
 from voicevault.settings import Settings
 from voicevault.store import Store
 from voicevault.types import Encoder
@@ -140,7 +141,9 @@ def open_vault(target: str | Path | Settings | None = None, *, serving: bool = F
                 store.create_collection(DEFAULT_COLLECTION, catalogue.default.model_id, catalogue.default.dim)
         if any(found.model_id == catalogue.default.model_id for found in store.collections()):
             catalogue.keep_default()
-        return Vault(settings, store, catalogue, Galleries(store, settings.index_folder))
+        find_device = find_gpu if settings.device.startswith("cuda") else None
+        galleries = Galleries(store, settings.index_folder, find_device=find_device)
+        return Vault(settings, store, catalogue, galleries)
     except BaseException:
         store.close()
         raise

@@ -14,6 +14,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from voicevault.errors import SettingsError
 
 PREFIX = "VOICEVAULT_"
+MOST = 1024
+"""Threads and processes that may be asked for: a slip of the keyboard must not take the machine down."""
 
 
 def default_home() -> Path:
@@ -26,7 +28,7 @@ class Settings(BaseSettings):
     """Every setting; each is the environment variable of its name in capitals behind ``VOICEVAULT_``.
 
     An argument that is None counts as not given, so that the flags of a command line can be passed as they
-    are.
+    are. An empty text does not: it comes from a variable that was meant to hold something.
 
     Raises:
         SettingsError: A value cannot be used, or there is no such setting; the message names each.
@@ -35,7 +37,8 @@ class Settings(BaseSettings):
         home: Data folder: database, index files, models.
         database_url: ``sqlite:///PATH`` or ``postgresql://...``; None is voicevault.db in `home`.
         model: ``default``, the name of a folder in ``HOME/models``, or a path of a model folder.
-        device: Where the model runs: ``cpu``, ``cuda``, ``cuda:1``.
+        device: Where the model runs: ``cpu``, ``cuda``, ``cuda:1``. Unless it is the CPU, large indexes are copied to the first
+            GPU that FAISS sees.
         precision: ``fp32``, ``int8`` on the CPU where the model has such a variant, ``bf16`` on a GPU; None is the
             model's own choice.
         threads: Most threads of one embedding; None is one per core, in the server one per core and inference.
@@ -56,22 +59,22 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True)
 
     home: Path = Field(default_factory=default_home)
-    database_url: str | None = None
+    database_url: str | None = Field(None, min_length=1)
     model: str = Field("default", min_length=1)
     device: str = Field("cpu", min_length=1)
     precision: Literal["fp32", "int8", "bf16"] | None = None
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=MOST)
     min_enroll_speech: float = Field(2.0, gt=0, allow_inf_nan=False)
     min_probe_speech: float = Field(0.5, gt=0, allow_inf_nan=False)
     max_bytes: int = Field(256 * 1024 * 1024, ge=1)
     max_seconds: float = Field(1800.0, gt=0, allow_inf_nan=False)
     max_channels: int = Field(16, ge=1)
-    workers: int | None = Field(None, ge=1)
+    workers: int | None = Field(None, ge=1, le=MOST)
     lock_timeout: float = Field(10.0, gt=0, allow_inf_nan=False)
     host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8420, ge=0, le=65535)
     allowed_hosts: Annotated[list[str], NoDecode] = Field(default_factory=list)
-    concurrency: int | None = Field(None, ge=1)
+    concurrency: int | None = Field(None, ge=1, le=MOST)
     queue: int = Field(64, ge=0)
 
     def __init__(self, **overrides: Any) -> None:
@@ -81,6 +84,13 @@ class Settings(BaseSettings):
             raise _explained(error) from error
         except pydantic_settings.SettingsError as error:
             raise SettingsError(f"The environment cannot be read: {error}.") from error
+
+    @field_validator("home", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if value == "":  # pathlib takes it for the present folder
+            raise ValueError("must name a folder")
+        return value
 
     @field_validator("home", mode="after")
     @classmethod

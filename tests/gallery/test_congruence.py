@@ -22,9 +22,10 @@ from psycopg import sql
 from sqlalchemy import make_url
 
 from tests.gallery.oracle import COUNT, POOL, PROBES, TIERS, Oracle, start, url_of
+from tests.index.galleries import half_precision
 from voicevault.errors import VoicevaultError
 from voicevault.gallery import Galleries
-from voicevault.index import CompressedIndex, FlatIndex
+from voicevault.index import CompressedIndex, Device, FlatIndex
 from voicevault.store import Store
 from voicevault.types import Change, Float32Array, GalleryPosition, Int64Array, SearchResult
 
@@ -89,6 +90,7 @@ class Life(RuleBasedStateMachine):
 
     template: Template
     tier: str
+    accelerated: bool
 
     @initialize()
     def begin(self) -> None:
@@ -99,7 +101,16 @@ class Life(RuleBasedStateMachine):
         self.galleries = [self.opened(), self.opened()]
 
     def opened(self) -> Galleries:
-        return Galleries(self.store, self.folder / self.tier, TIERS[self.tier])
+        device = Device(half_precision, 300)
+        find = (lambda: device) if self.accelerated else None
+        return Galleries(self.store, self.folder / self.tier, TIERS[self.tier], find)
+
+    def check(self, which: int, probes: Float32Array, k: int, allow: Int64Array | None = None) -> None:
+        if self.accelerated:  # now, not when the background comes to it
+            index = self.galleries[which].current("c")[0]
+            assert isinstance(index, CompressedIndex)
+            self.galleries[which]._devices.accelerate(index)
+        self.oracle.check(self.galleries[which], probes, k, allow)
 
     @rule(given=st.dictionaries(names, voices, min_size=1, max_size=40))
     def enroll(self, given: dict[str, int]) -> None:
@@ -115,7 +126,7 @@ class Life(RuleBasedStateMachine):
     @rule(which=who, first=st.integers(0, len(PROBES) - 1), many=st.booleans(), k=st.sampled_from([1, 5, 60]))
     def search(self, which: int, first: int, many: bool, k: int) -> None:
         probes = PROBES if many else PROBES[first : first + 1]
-        self.oracle.check(self.galleries[which], probes, k)
+        self.check(which, probes, k)
 
     @rule(
         which=who,
@@ -127,17 +138,15 @@ class Life(RuleBasedStateMachine):
     def search_among(self, which: int, first: int, few: list[str], seed: int, share: float) -> None:
         random = np.random.default_rng(seed)
         many = [name for name in self.oracle.names if random.random() < share]
-        self.oracle.check(
-            self.galleries[which], PROBES[first : first + 3], 5, self.oracle.filters(few + many)
-        )
+        self.check(which, PROBES[first : first + 3], 5, self.oracle.filters(few + many))
 
     def teardown(self) -> None:
         if not hasattr(self, "store"):
             return
         try:
-            for galleries in self.galleries:
+            for which, galleries in enumerate(self.galleries):
                 for probe in (0, 7):
-                    self.oracle.check(galleries, PROBES[probe : probe + 1], 5)
+                    self.check(which, PROBES[probe : probe + 1], 5)
                 index = galleries.current("c")[0]
                 assert isinstance(index, FlatIndex if self.tier == "exact" else CompressedIndex)
         finally:
@@ -184,11 +193,18 @@ class LifeOnDisk(Life):
         self.galleries = [self.opened(), self.opened()]
 
 
-def live(kind: type[Life], template: Template, tier: str, examples: int, **more: object) -> None:
+def live(
+    kind: type[Life],
+    template: Template,
+    tier: str,
+    examples: int,
+    accelerated: bool = False,
+    **more: object,
+) -> None:
     class Here(kind):  # type: ignore[misc, valid-type]
         pass
 
-    Here.template, Here.tier = template, tier
+    Here.template, Here.tier, Here.accelerated = template, tier, accelerated
     run_state_machine_as_test(
         Here,
         settings=settings(
@@ -205,6 +221,12 @@ def live(kind: type[Life], template: Template, tier: str, examples: int, **more:
 @pytest.mark.parametrize("tier", list(TIERS))
 def test_every_life_answers_as_counting_does(template: Template, tier: str) -> None:
     live(LifeOnDisk, template, tier, EXAMPLES)
+
+
+@pytest.mark.timeout(0 if EXAMPLES > 100 else 300)
+def test_every_life_with_a_device(template: Template) -> None:
+    """Of a GPU's precision."""
+    live(LifeOnDisk, template, "compressed", EXAMPLES // 2, accelerated=True)
 
 
 @pytest.mark.timeout(0 if EXAMPLES > 100 else 300)

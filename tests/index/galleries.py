@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from voicevault.types import Change, Float32Array, Int64Array, Op
@@ -38,6 +40,13 @@ def probes_of(vectors: Float32Array, count: int, seed: int = 1) -> Float32Array:
     probes[::3] = own[::3]
     probes[2::3] = random.normal(size=probes[2::3].shape)
     return unit(probes)
+
+
+def half_precision(dim: int) -> Any:
+    """A CPU index of the precision that GPU indexes have."""
+    import faiss
+
+    return faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
 
 
 def upsert(generation: int, key: int, vector: Float32Array) -> Change:

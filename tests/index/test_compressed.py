@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.index.galleries import DIM, gallery, probes_of, remove, unit, upsert
+from tests.index.galleries import DIM, gallery, half_precision, probes_of, remove, unit, upsert
 from voicevault.errors import IndexUnavailableError, RequestError
 from voicevault.index import (
     Base,
     BuildStoppedError,
     CompressedIndex,
     Crew,
+    Device,
     FlatIndex,
     can_compress,
     write_base,
@@ -42,14 +43,22 @@ def path(built: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(built, tmp_path / "gallery.base"))
 
 
-@pytest.fixture(params=[1, 3], ids=["one shard", "three shards"])
+@pytest.fixture(params=["one shard", "three shards", "device", "shy device"])
 def index(
     path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[CompressedIndex]:
+    """On one core, on three, and with a device that brings many rows or so few that the codes must often help."""
     monkeypatch.setattr("voicevault.index.codec._SHARD_BYTES", 1 << 10)
-    with closing(Crew(request.param)) as crew:
+    cores = 3 if request.param == "three shards" else 1
+    with (
+        closing(Crew(cores)) as crew,
+        closing(Device(half_precision, 100 if request.param == "shy device" else 2048)) as device,
+    ):
         index = CompressedIndex(Base(path, HERE, crew))
-        assert len(index.base._scanner._shards) == request.param
+        assert len(index.base._scanner._shards) == cores
+        if request.param.endswith("device"):
+            index.accelerate(device)
+            assert index.stats().tier == "gpu"
         yield index
 
 

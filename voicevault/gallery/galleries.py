@@ -13,8 +13,9 @@ from threading import Lock
 from voicevault.cores import available_cores
 from voicevault.errors import CollectionNotFoundError, IndexUnavailableError, StoreError
 from voicevault.gallery.background import Background
+from voicevault.gallery.devices import Devices
 from voicevault.gallery.files import Index, IndexFiles, Limits
-from voicevault.index import BuildStoppedError, CompressedIndex, Crew, FlatIndex, SnapshotRejected
+from voicevault.index import BuildStoppedError, CompressedIndex, Crew, Device, FlatIndex, SnapshotRejected
 from voicevault.store import Store
 from voicevault.types import Change, Float32Array, GalleryPosition, Int64Array, Op, SearchResult
 
@@ -53,14 +54,22 @@ class Galleries:
 
     Args:
         limits: Tiers, and what is held at a time.
+        find_device: Finds the device that large indexes are copied to; asked once, when the first one is there.
     """
 
-    def __init__(self, store: Store, folder: Path, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        limits: Limits | None = None,
+        find_device: Callable[[], Device | None] | None = None,
+    ) -> None:
         self._store = store
         self._limits = limits or Limits()
         self._background = Background()
         self._crew = Crew(available_cores())
         self._files = IndexFiles(store, folder, self._limits, self._background.stop, self._crew)
+        self._devices = Devices(find_device)
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._lock = Lock()
         self._building: dict[str, Lock] = {}
@@ -254,6 +263,7 @@ class Galleries:
             held.index.close()
         self._held.clear()
         self._crew.close()
+        self._devices.close()
 
     def _delete_file(self, held: _Held) -> None:
         with held.file:  # a save that runs may still hold what was removed
@@ -325,6 +335,7 @@ class Galleries:
             if isinstance(new, CompressedIndex):
                 # Before anybody asks it: a search that has to check what it reads takes ten times as long.
                 new.base.scrub(self._background.stop.is_set)
+                self._devices.accelerate(new)
         except SnapshotRejected as rejected:
             self._reject(held.uuid, old, str(rejected))
             return
@@ -350,6 +361,7 @@ class Galleries:
             return
         try:
             index.erase()
+            self._background.later("upkeep", lambda: self._devices.accelerate(index))
         except OSError as error:
             log.warning("index file of collection %s cannot be erased in place: %s", held.uuid, error)
             self._files.discard(held.uuid)
@@ -360,6 +372,7 @@ class Galleries:
             return
         try:
             index.base.scrub(self._background.stop.is_set)
+            self._devices.accelerate(index)
         except SnapshotRejected as rejected:
             self._reject(held.uuid, index, str(rejected))
 

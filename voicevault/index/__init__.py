@@ -4,6 +4,7 @@ from voicevault.index.base import Base, BuildStoppedError, can_compress, write_b
 from voicevault.index.compressed import CompressedIndex
 from voicevault.index.crew import Crew
 from voicevault.index.flat import FlatIndex
+from voicevault.index.half import Device, find_gpu
 from voicevault.index.pairs import similar_pairs
 from voicevault.index.segment import claim
 from voicevault.index.snapshot import SnapshotRejected
@@ -13,10 +14,12 @@ __all__ = [
     "BuildStoppedError",
     "CompressedIndex",
     "Crew",
+    "Device",
     "FlatIndex",
     "SnapshotRejected",
     "can_compress",
     "claim",
+    "find_gpu",
     "similar_pairs",
     "write_base",
 ]

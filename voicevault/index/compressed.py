@@ -8,6 +8,7 @@ certain, or the rows in question are compared one by one.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from voicevault.errors import IndexUnavailableError
 from voicevault.index.base import Base
 from voicevault.index.flat import PRODUCT_BATCH, FlatIndex, check_level, check_question
+from voicevault.index.half import Device, HalfCopy, Usable
 from voicevault.index.locks import ReadWriteLock
 from voicevault.index.products import Nearest, ranked
 from voicevault.types import (
@@ -31,12 +33,18 @@ from voicevault.types import (
     SearchResult,
 )
 
+log = logging.getLogger(__name__)
+
 # Nanoseconds, of one core: what a search costs, to choose between its ways. Only speed depends on them.
 _SCAN_ROW = 4.0
 _SCAN_CANDIDATE = 70.0
 _COMPARE_ROW = 100.0
 _STEP = 1 << 12
 """Rows copied at a time by a compaction."""
+_UPLOAD = 1 << 14
+"""Rows copied to a device at a time."""
+_LOOKED_UP = 64
+"""Rows that a device looks up for a probe at first; where voices are no copies of each other, k and a few suffice."""
 
 Rows = tuple[Int64Array, Float32Array]
 
@@ -57,6 +65,8 @@ class CompressedIndex:
         self._gone = np.zeros(base.count, dtype=np.bool_)
         self._gone_count = 0
         self._unerased: list[Int64Array] = []
+        self._copy: HalfCopy | None = None
+        self._erasures = 0
         self._closed = False
         self._lock = ReadWriteLock()
         self._erasing = Lock()
@@ -94,6 +104,8 @@ class CompressedIndex:
                 self._base.erase(np.concatenate(taken))
                 with self._lock.write():
                     del self._unerased[: len(taken)]
+                    self._erasures += 1
+                    self._copy = None  # it cannot be overwritten, only made anew
 
     def search(
         self, probes: Float32Array, k: int, allow: Int64Array | None = None, at_least: int = 0
@@ -104,12 +116,11 @@ class CompressedIndex:
             self._check_open()
             generation = self._delta.generation
             check_level(generation, at_least)
-            if 0 < len(points) < PRODUCT_BATCH:
-                parts = [self._one(point, k, allow) for point in points]
-                # The same rows were allowed for all, so all have found as many.
-                ids, scores = np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts])
+            copy = self._copy
+            if copy is None:
+                ids, scores = self._scanned(points, k, allow)
             else:
-                ids, scores = self._compared(points, k, self._rows(allow))
+                ids, scores = self._looked_up(copy, points, k, allow)
             new_ids, new_scores = self._delta.best(points, k, allow)
         if new_ids.shape[1]:
             ids, scores = np.hstack([ids, new_ids]), np.hstack([scores, new_scores])
@@ -128,6 +139,11 @@ class CompressedIndex:
     @property
     def base(self) -> Base:
         return self._base
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether a device answers."""
+        return self._copy is not None
 
     @property
     def changed(self) -> int:
@@ -164,7 +180,8 @@ class CompressedIndex:
             delta = self._delta.stats()
             count = self._base.count - self._gone_count + delta.vectors
             size = self._base.nbytes + self._gone.nbytes + delta.bytes
-            return replace(delta, tier="compressed", vectors=count, bytes=size)
+            tier = "gpu" if self.accelerated else "compressed"
+            return replace(delta, tier=tier, vectors=count, bytes=size)
 
     def capabilities(self) -> IndexCapabilities:
         return IndexCapabilities(exact=False, filtered=True, persistent=True)
@@ -173,23 +190,77 @@ class CompressedIndex:
         """Searches that run are waited for; later calls raise IndexUnavailableError."""
         with self._lock.write():
             self._closed = True
+            self._copy = None
             self._delta.close()
 
     def _check_open(self) -> None:
         if self._closed:
             raise IndexUnavailableError("The index is closed.")
 
+    # --- the base, on a device -------------------------------------------------------------------------------
+
+    def accelerate(self, device: Device) -> None:
+        """Copies the base to a device, which answers from then on, until the next erasure. A device that fails is let go
+        of, with a log line.
+
+        Raises:
+            SnapshotRejected: The base's file is damaged.
+        """
+        erasures = self._erasures
+        try:
+            copy = device.copy(
+                (rows for _, rows in self._base.blocks(None, _UPLOAD)), self._base.position.dim
+            )
+        except RuntimeError as error:
+            log.warning("no copy of the index on the device: %s", error)
+            return
+        with self._lock.write():
+            if erasures == self._erasures and not self._closed:  # else it may hold what was erased meanwhile
+                self._copy = copy
+
+    def _looked_up(self, copy: HalfCopy, points: Float32Array, k: int, allow: Int64Array | None) -> Rows:
+        """`_scanned`, by candidates from the device as far as those suffice."""
+        among = self._among(allow)
+        depth = max(4 * k, _LOOKED_UP) * self._base.count // max(1, among)
+        if not len(points) or k > among or depth > copy.most or self._better_compared(depth, among, allow):
+            return self._scanned(points, k, allow)
+        ids, scores = np.empty((len(points), k), dtype=np.int64), np.empty((len(points), k), dtype=np.float32)
+        left = np.arange(len(points))
+        while len(left) and depth <= copy.most:
+            try:
+                certain, probes, rows = copy.candidates(points[left], k, depth, self._filter(allow))
+            except RuntimeError as error:
+                log.warning("the device fails, the processor answers: %s", error)
+                self._copy = None
+                break
+            # Candidates name their probe by its place in `left`; those that are certain are counted anew.
+            probes = (np.cumsum(certain) - 1)[probes]
+            done = left[certain]
+            if len(done):
+                ids[done], scores[done] = self._ranked(points[done], k, probes, rows)
+            left, depth = left[~certain], depth * 4
+        if len(left):
+            ids[left], scores[left] = self._scanned(points[left], k, allow)
+        return ids, scores
+
     # --- the base, one probe ---------------------------------------------------------------------------------
+
+    def _scanned(self, points: Float32Array, k: int, allow: Int64Array | None) -> Rows:
+        """Ids and scores [m, min(k, allowed)] of the best of the base, in order."""
+        if not 0 < len(points) < PRODUCT_BATCH:
+            return self._compared(points, k, self._rows(allow))
+        parts = [self._one(point, k, allow) for point in points]
+        # The same rows were allowed for all, so all have found as many.
+        return np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts])
 
     def _one(self, point: Float32Array, k: int, allow: Int64Array | None) -> Rows:
         """Ids and scores of the best k of the base, in order; fewer only where no more are allowed."""
         base, count = self._base, self._base.count
-        live = count - self._gone_count
-        among = live if allow is None else min(live, len(allow))
+        among = self._among(allow)
         if not among:
             return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
         depth = base.calibration.depth * max(1, k // 10) * count // among
-        usable = None if allow is None and not self._gone_count else partial(self._usable, allow)
+        usable = self._filter(allow)
         while k <= among and depth < count // 4 and not self._better_compared(depth, among, allow):
             ids, scores, beyond = base.nearest(point, k, depth, usable)
             if len(ids) < k:
@@ -200,6 +271,14 @@ class CompressedIndex:
             depth *= 2
         found = self._rows(allow)
         return base.best(point, k, np.arange(count) if found is None else found)
+
+    def _among(self, allow: Int64Array | None) -> int:
+        """The most rows of the base that can be allowed."""
+        live = self._base.count - self._gone_count
+        return live if allow is None else min(live, len(allow))
+
+    def _filter(self, allow: Int64Array | None) -> Usable | None:
+        return None if allow is None and not self._gone_count else partial(self._usable, allow)
 
     def _usable(self, allow: Int64Array | None, rows: Int64Array) -> NDArray[np.bool_]:
         usable: NDArray[np.bool_] = ~self._gone[rows]
@@ -229,14 +308,13 @@ class CompressedIndex:
         nearest = Nearest(points, k)
         for places, vectors in base.blocks(rows, Nearest.block(len(points))):
             nearest.add(places, vectors)
-        probes, found = nearest.candidates()
-        step = Nearest.block(1)
+        return self._ranked(points, k, *nearest.candidates())
 
-        def pieces() -> Iterator[Float32Array]:
-            for start in range(0, len(found), step):
-                yield base.vectors(found[start : start + step])
-
-        return ranked(points, k, probes, base.keys[found], pieces())
+    def _ranked(self, points: Float32Array, k: int, probes: Int64Array, rows: Int64Array) -> Rows:
+        """Ids and scores [m, k] of the best candidates of each probe, which come by probe."""
+        base, step = self._base, Nearest.block(1)
+        pieces = (base.vectors(rows[start : start + step]) for start in range(0, len(rows), step))
+        return ranked(points, k, probes, base.keys[rows], pieces)
 
 
 def _within(keys: Int64Array, allow: Int64Array) -> NDArray[np.bool_]:
