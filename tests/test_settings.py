@@ -59,6 +59,11 @@ def test_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("max_bytes", "1.5"),
         ("lock_timeout", "-3"),
         ("model", ""),
+        ("home", ""),
+        ("database_url", ""),
+        ("threads", "100000"),
+        ("workers", "100000"),
+        ("concurrency", "100000"),
         ("queue", "-1"),
     ],
 )

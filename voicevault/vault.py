@@ -208,6 +208,16 @@ class Vault:
                 return found
             after = page[-1].id
 
+    def check_speaker(
+        self,
+        *,
+        name: str | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        tags: Iterable[str] = (),
+    ) -> None:
+        """Whether a speaker may have these, before work is begun for them. Raises RequestError."""
+        self._store.check_speaker(name, attributes, tags)
+
     def update_speaker(
         self,
         id: str,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Run
+from voicevault.cli.enrollment import _results_file
 from voicevault.demo.tour import MANIFEST
 
 
@@ -70,6 +71,16 @@ def test_stdin_is_a_recording(run: Run, ada: list[Path]) -> None:
     assert told.lines[0]["error"]["code"] == "AUDIO_TOO_LARGE"
 
 
+@pytest.mark.parametrize(
+    "wrong", [("--tag", ""), ("--tag", "a\nb"), ("--name", "a\x00b"), ("--attribute", "a=\udcff")]
+)
+def test_nothing_is_enrolled_where_the_rest_cannot_be_kept(
+    run: Run, ada: list[Path], wrong: tuple[str, str]
+) -> None:
+    assert run("enroll", "ada", ada[0], *wrong).code == 2
+    assert run("speakers", "list", "--json").json == {"speakers": []}
+
+
 def test_attributes_need_a_name_and_a_value(run: Run, ada: list[Path]) -> None:
     assert run("enroll", "ada", ada[0], "--attribute", "team").code == 2
 
@@ -102,11 +113,16 @@ def test_import_and_import_again(run: Run, corpus: Path, tmp_path: Path) -> None
     again = run("import", corpus, "--workers", "1")
     assert again.code == 12
     assert "skipped" in again.out and next(iter(done["codes"])) in again.out
+    assert "DUPLICATE_RECORDING" not in again.out, "what was skipped is not counted as rejected too"
     kept = list((tmp_path / "home" / "imports").iterdir())
     assert len(kept) == 1 and str(kept[0]) in again.out.replace("\n", "")
     assert [one["id"] for one in run("speakers", "list", "--tag", "london", "--json").json["speakers"]] == [
         "ada"
     ]
+
+
+def test_imports_at_once_have_a_results_file_each(tmp_path: Path) -> None:
+    assert len({_results_file(tmp_path, Path("corpus.tsv")) for _ in range(5)}) == 5
 
 
 def test_import_refuses_what_is_no_manifest(run: Run, tmp_path: Path) -> None:

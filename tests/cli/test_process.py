@@ -23,13 +23,17 @@ def start(tiny_model: Path, tmp_path: Path) -> Start:
         "VOICEVAULT_MODEL": str(tiny_model),
     }
 
-    def call(*arguments: object, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    def call(
+        *arguments: object, stdin: int = subprocess.DEVNULL, redirect: str = "", **more: str
+    ) -> subprocess.Popen[bytes]:
+        """`redirect`: redirections, as a shell has them."""
+        command = [sys.executable, "-m", "voicevault", *map(str, arguments)]
         return subprocess.Popen(
-            [sys.executable, "-m", "voicevault", *map(str, arguments)],
+            ["sh", "-c", f'exec "$@" {redirect}', "sh", *command] if redirect else command,
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment,
+            env=environment | more,
         )
 
     return call
@@ -58,6 +62,50 @@ def test_a_reader_that_has_seen_enough(start: Start) -> None:
     process.stderr.close()
     assert process.wait() == 0
     assert err == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "redirect", "code"),
+    [
+        (("identify", "-"), "<&-", 3),
+        (("settings",), ">&-", 0),
+        (("settings", "--json"), ">&-", 0),
+        (("identify", "nothing.wav"), "2>&-", 3),
+        (("identify", "nothing.wav"), "<&- >&- 2>&-", 3),
+    ],
+)
+def test_streams_that_are_closed(start: Start, arguments: tuple[str, ...], redirect: str, code: int) -> None:
+    process = start(*arguments, redirect=redirect)
+    _, err = process.communicate()
+    assert process.returncode == code, err
+    assert b"Traceback" not in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("arguments", [("settings",), ("settings", "--json")])
+def test_what_nobody_foresaw_is_a_message_and_a_file(
+    start: Start, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    process = start(*arguments, redirect=">/dev/full", TMPDIR=str(tmp_path))
+    _, err = process.communicate()
+    assert process.returncode == 1
+    (file,) = tmp_path.glob("voicevault-*.txt")
+    assert b"Traceback" not in err and b"[INTERNAL]" in err and str(file).encode() in err
+    assert "Traceback" in file.read_text() and file.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8:strict", "utf-8:surrogateescape"])
+def test_any_name_in_any_locale(start: Start, encoding: str) -> None:
+    name = os.fsdecode("caf\u00e9 \u4f60\u597d \U0001f600 ".encode() + b"\xff.wav")
+    process = start("identify", name, "--json", PYTHONIOENCODING=encoding)
+    out, err = process.communicate()
+    assert process.returncode == 3, err
+    out.decode(encoding.partition(":")[0])
+    assert json.loads(out)["file"] == name
+    process = start("identify", name, PYTHONIOENCODING=encoding)
+    _, err = process.communicate()
+    assert process.returncode == 3
+    assert b"Traceback" not in err and b"AUDIO_NOT_FOUND" in err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")

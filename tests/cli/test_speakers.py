@@ -33,6 +33,19 @@ def test_names_cannot_steer_the_terminal() -> None:
     assert printable("Ada \x1b[31m\nL. é") == "Ada \N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}L. é"
 
 
+def test_names_of_files_cannot_either(run: Run) -> None:
+    told = run("identify", "a\x1b[31m.wav", "b.wav")
+    assert "\x1b" not in told.err and told.err.count("AUDIO_NOT_FOUND") == 2
+
+
+def test_attributes_do_not_pass_for_what_is_known(run: Run, ada: list[Path]) -> None:
+    forged = ("--attribute", "name=Eve", "--attribute", "created=1999-01-01 00:00")
+    assert run("enroll", "ada", ada[0], "--name", "Ada", *forged).code == 0
+    lines = [line.split() for line in run("speakers", "show", "ada").out.splitlines()]
+    assert ["name", "Ada"] in lines and ["attribute", "name", "Eve"] in lines
+    assert ["created", "1999-01-01", "00:00"] not in lines
+
+
 def test_an_empty_list_says_what_to_do(run: Run) -> None:
     assert "voicevault enroll" in run("speakers", "list").out
 

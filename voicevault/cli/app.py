@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import Annotated, NoReturn
 
 import typer
 
 from voicevault import __version__
-from voicevault.cli import answers, collections, database, demo, enrollment, models, serve, settings, speakers
+from voicevault.cli import (
+    answers,
+    collections,
+    database,
+    demo,
+    enrollment,
+    models,
+    serve,
+    settings,
+    speakers,
+    streams,
+)
 from voicevault.cli.exits import EXIT_CODES, INTERRUPTED
 
 PARTS = (enrollment, answers, speakers, collections, models, serve, database, settings, demo)
@@ -51,19 +61,17 @@ def _version(wanted: bool) -> None:
 
 def main() -> NoReturn:
     """The console script: runs the command line and exits with a documented code."""
+    streams.mend()
     try:
         code = make_app()(standalone_mode=False)
         sys.stdout.flush()
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has seen enough; Python must not complain of it while it shuts down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.let_go(sys.stdout)  # whoever read our output has seen enough
         code = 0
     except Exception as error:
-        if not hasattr(error, "format_message"):
-            raise
-        code = _usage(error)
+        code = _usage(error) if hasattr(error, "format_message") else streams.unexpected(error)
     sys.exit(code or 0)
 
 

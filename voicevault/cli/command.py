@@ -13,6 +13,7 @@ import typer
 
 from voicevault.cli.exits import HINTS, INTERRUPTED
 from voicevault.cli.flags import FLAGS
+from voicevault.cli.render import printable
 from voicevault.errors import VoicevaultError
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ class Session:
     def _answer(self, document: Any, shown: Sequence[RenderableType], indent: int | None) -> None:
         if self.json:
             text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=indent)
+            try:
+                text.encode(sys.stdout.encoding or "utf-8")
+            except UnicodeEncodeError:  # another locale, or the name of a file that is no UTF-8
+                text = json.dumps(document, allow_nan=False, indent=indent)
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
         else:
@@ -101,7 +106,7 @@ class Session:
 
     def note(self, message: str) -> None:
         """A message for people, on stderr."""
-        self.err.print(message, soft_wrap=True)
+        self.err.print("\n".join(map(printable, message.split("\n"))), soft_wrap=True)
 
     def confirm(self, question: str, yes: bool) -> None:
         """Asks in a terminal, unless `yes`; a script that names what to delete means it."""

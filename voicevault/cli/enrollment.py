@@ -81,6 +81,9 @@ def enroll(
     more = _attributes(attributes or [])
     policy = None if duplicates is Duplicates.ERROR else DuplicatePolicy(duplicates.value)
     with session.vault() as vault:
+        vault.check_speaker(
+            name=name or None, tags=tags or (), attributes=more
+        )  # before anything is enrolled
 
         def add(file: str, source: Path | bytes) -> None:
             done = vault.enroll(
@@ -191,5 +194,5 @@ def _results_file(home: Path, source: Path) -> Path:
 
     folder = home / "imports"
     make_folder(folder)
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")  # two imports at once have a file each
     return folder / f"{moment}-{source.absolute().stem}.tsv"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+INTERNAL = 1
 REJECTED = 10
 NOBODY = 11
 PARTIAL = 12
@@ -10,7 +11,7 @@ INTERRUPTED = 130
 
 EXIT_CODES = {
     0: "done",
-    1: "an error inside voicevault",
+    INTERNAL: "an error inside voicevault",
     2: "wrong usage, setting or manifest",
     3: "a recording cannot be used",
     4: "not found",

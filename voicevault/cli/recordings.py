@@ -11,6 +11,7 @@ import typer
 
 from voicevault.cli.command import Session, error_document, error_text
 from voicevault.cli.exits import REJECTED
+from voicevault.cli.render import printable
 from voicevault.errors import AudioError, AudioTooLargeError, DuplicateRecordingError, RequestError
 
 STDIN = "-"
@@ -58,6 +59,6 @@ def each(session: Session, files: list[str], work: Callable[[str, Path | bytes],
             if session.json:
                 session.line({"file": file, "error": error_document(error)})
             else:
-                session.note(f"{file}: {error_text(error)}")
+                session.note(f"{printable(file)}: {error_text(error)}")
     errors = [code for code in codes if 0 < code < REJECTED]
     return next(iter(errors), max(codes))

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from voicevault.errors import DuplicateRecordingError
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -131,7 +133,11 @@ def summary(done: ImportSummary) -> Table:
     rows: list[tuple[str, object, str]] = [("enrolled", done.enrolled, "")]
     if done.skipped:
         rows.append(("skipped", done.skipped, "enrolled already"))
-    rows += [("rejected", count, code) for code, count in sorted(done.codes.items(), key=lambda one: -one[1])]
+    rows += [
+        ("rejected", count, code)
+        for code, count in sorted(done.codes.items(), key=lambda one: -one[1])
+        if code != DuplicateRecordingError.code  # those are the skipped
+    ]
     return table(("outcome", "recordings", "why"), rows, numbers=("recordings",))
 
 

@@ -58,7 +58,8 @@ def show(session: Session, speaker: SpeakerArgument, collection: CollectionOptio
         "speaker": found.id,
         "name": found.name or "",
         "tags": ", ".join(found.tags),
-        **found.attributes,
+        # Not under their own names: one called "tags" or "created" must not pass for what is known here.
+        **{f"attribute {name}": value for name, value in found.attributes.items()},
         "created": render.when(found.created),
         "updated": render.when(found.updated),
     }

@@ -92,6 +92,13 @@ def _records(session: Session, rows: Sequence[SpeakerRow]) -> list[Speaker]:
 
 
 class Speakers(Database):
+    @staticmethod
+    def check_speaker(
+        name: str | None, attributes: Mapping[str, Any] | None, tags: Iterable[str] | None
+    ) -> None:
+        """Raises: RequestError where name, attributes or tags cannot be kept."""
+        checked_name(name), checked_attributes(attributes), checked_tags(tags)
+
     def create_speaker(
         self,
         collection: str,
