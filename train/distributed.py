@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,4 +56,7 @@ def processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
     try:
         yield Processes(distributed.get_rank(), world), chosen
     finally:
+        # A wrapped module, which refers to itself, would keep the group and its threads until the interpreter is half gone, and
+        # now and then a process would abort, with which torchrun ends the others.
+        gc.collect()
         distributed.destroy_process_group()

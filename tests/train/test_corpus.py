@@ -192,3 +192,18 @@ def test_recordings_are_kept_out_of_speakers_who_have_three() -> None:
     assert len(split_speakers(every, ValidationSection(speakers={"s": 2}, recordings=99), 1).closed) == 16
     with pytest.raises(ManifestError, match=r"validation\.recordings = 0"):
         split_speakers(utterances(9, 2), ValidationSection(speakers={"s": 2}, recordings=5), 1)
+
+
+def test_a_second_training_keeps_out_whom_the_first_one_kept_out() -> None:
+    every = utterances(40, 3)
+
+    def kept(section: ValidationSection, seed: int) -> set[str]:
+        return {u.speaker for u in split_speakers(every, section, seed).validation}
+
+    first = kept(ValidationSection(share=0.2), 1)
+    assert (
+        kept(ValidationSection(share=0.2, seed=1), 2)
+        == kept(ValidationSection(share=0.2, seed=1), 3)
+        == first
+    )
+    assert kept(ValidationSection(share=0.2), 2) != first
