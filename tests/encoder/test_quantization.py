@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +17,7 @@ import pytest
 from voicevault.encoder import load_encoder, read_identity
 from voicevault.encoder.checkpoint import SpeakerModel, load_checkpoint, save_checkpoint
 from voicevault.encoder.encoder import ModelEncoder
-from voicevault.encoder.engine_openvino import observe
+from voicevault.encoder.engine_openvino import observe, saturates
 from voicevault.encoder.quantization import quantize
 from voicevault.encoder.variants import load_ranges
 from voicevault.errors import CheckpointError, RequestError, SettingsError
@@ -26,6 +30,8 @@ SmallModel = Callable[..., SpeakerModel]
 def original(
     small_model: SmallModel, speech: list[Float32Array], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
+    if saturates():
+        pytest.skip("this processor has no exact 8-bit arithmetic (VNNI), so nothing runs in int8 here")
     folder = tmp_path_factory.mktemp("models") / "small"
     save_checkpoint(small_model(2, seed=9), folder)
     quantize(folder, speech)
@@ -97,6 +103,44 @@ def test_ranges_are_those_of_the_network(original: Path, speech: list[Float32Arr
     low, high = observe(model, speech)["blocks.1.tdnn2.conv"]
     assert low == pytest.approx(min(0.0, *(s[0] for s in seen)), abs=1e-4)
     assert high == pytest.approx(max(s[1] for s in seen), abs=1e-4)
+
+
+@pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"), reason="only x86-64 has processors that saturate"
+)
+def test_where_products_saturate_the_model_runs_in_float32(folder: Path, speech: list[Float32Array]) -> None:
+    """As on a processor without VNNI, whose 8-bit embeddings would be far off."""
+    quantize(folder, speech, default=True)
+    program = (
+        "import sys, numpy as np\n"
+        "from pathlib import Path\n"
+        "from voicevault.encoder.encoder import ModelEncoder\n"
+        "from voicevault.encoder.quantization import quantize\n"
+        "from voicevault.errors import SettingsError\n"
+        "folder = Path(sys.argv[1])\n"
+        "encoder = ModelEncoder(folder, threads=1)\n"
+        "assert encoder.engine == 'openvino', encoder.engine\n"
+        "np.save(sys.argv[2], encoder.embed([np.load(sys.argv[3])]))\n"
+        "try: ModelEncoder(folder, threads=1, precision='int8')\n"
+        "except SettingsError as error: assert 'Set precision to fp32' in str(error), error\n"
+        "else: raise AssertionError('int8 was taken')\n"
+        "try: quantize(folder, [np.ones(48000, np.float32)] * 8)\n"
+        "except SettingsError as error: assert 'VNNI' in str(error), error\n"
+        "else: raise AssertionError('int8 was made')\n"
+    )
+    given, found = folder / "given.npy", folder / "found.npy"
+    np.save(given, speech[3])
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder), str(found), str(given)],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no exact 8-bit arithmetic" in done.stderr
+    exact = ModelEncoder(folder, threads=1, precision="fp32").embed([speech[3]])
+    np.testing.assert_allclose(np.load(found), exact, atol=1e-4)
 
 
 def test_too_little_to_calibrate_on(folder: Path, speech: list[Float32Array]) -> None:

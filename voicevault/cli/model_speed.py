@@ -14,7 +14,7 @@ import typer
 
 from voicevault.cli import render
 from voicevault.cli.command import Session
-from voicevault.errors import AudioError, RequestError
+from voicevault.errors import AudioError, RequestError, SettingsError
 
 if TYPE_CHECKING:
     from voicevault.audio import SpeechDetector
@@ -120,7 +120,13 @@ def bench(
     ]
     for precision in ("fp32", *stored.config.get("variants", {})):
         for threads in sorted({1, session.settings.threads or cores}):
-            encoder = ModelEncoder(stored.folder, threads=threads, device=device, precision=precision)
+            try:
+                encoder = ModelEncoder(stored.folder, threads=threads, device=device, precision=precision)
+            except SettingsError as error:
+                if precision == "fp32":
+                    raise
+                session.note(error.message)
+                break
             contenders.append((f"embedding, {encoder.engine}", threads, encoder.embed))
     cases = [("3 s", [_clip(3.0)]), ("10 s", [_clip(10.0)]), ("each of 16 of 3 s", [_clip(3.0)] * 16)]
     measured = [

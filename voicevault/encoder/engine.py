@@ -49,13 +49,17 @@ def open_engine(
 
     Args:
         threads: Most threads of one call; None is one per core.
-        ranges: Of the inputs of the network's convolutions, for 8-bit arithmetic on the CPU.
+        ranges: Of the inputs of the network's convolutions, for 8-bit arithmetic on the CPU; where that is not exact, the model
+            runs in float32.
         half: bfloat16 on a GPU.
     """
     if device.type == "cpu" and isinstance(model.network, EcapaTdnn):
         if find_spec("openvino") is not None:
-            from voicevault.encoder.engine_openvino import OpenVinoEngine
+            from voicevault.encoder.engine_openvino import OpenVinoEngine, saturates
 
+            if ranges is not None and saturates():
+                logger.warning("this processor has no exact 8-bit arithmetic: the model runs in float32.")
+                ranges = None
             return OpenVinoEngine(model, threads, ranges)
         logger.warning("openvino is not installed: the model runs in torch, two to seven times as slow.")
     from voicevault.encoder.engine_torch import TorchEngine

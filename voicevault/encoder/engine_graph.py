@@ -183,6 +183,15 @@ class EcapaGraph:
         return opset13.matmul(self._uniform, x, False, False)
 
 
+def saturation_probe(inputs: int = 64) -> openvino.Model:
+    """A product in 8-bit numbers: of a row float32 [1, 1, inputs] that is all 255 it is 255 x 127 x `inputs` in all 16 places."""
+    row = _parameter([1, -1, inputs], np.float32, "row")
+    x = _steps(row, (0.0, 255.0), (0.0, 255.0), LEVELS)
+    kernel = opset13.constant(np.full((16, inputs), 127, np.float32))
+    node = _steps(kernel, (-127.0, 127.0), (-127.0, 127.0), LEVELS - 1)
+    return openvino.Model([opset13.matmul(x, node, False, True)], [row], "saturation probe")
+
+
 def _parameter(shape: list[int], kind: Any, name: str) -> Any:
     return opset13.parameter(openvino.PartialShape(shape), kind, name)
 

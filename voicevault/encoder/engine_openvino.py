@@ -21,7 +21,7 @@ import torch
 from voicevault.cores import available_cores
 from voicevault.encoder.checkpoint import SpeakerModel
 from voicevault.encoder.engine import torch_threads
-from voicevault.encoder.engine_graph import EcapaGraph, Ranges, grid
+from voicevault.encoder.engine_graph import EcapaGraph, Ranges, grid, saturation_probe
 from voicevault.encoder.quiet_openvino import openvino
 from voicevault.types import SAMPLE_RATE, Float32Array
 
@@ -159,6 +159,13 @@ class Features:
         padded = np.zeros((1, grid(frames), features.shape[1]), np.float32)
         padded[:, :frames] = features.transpose(0, 2, 1)
         return frames, [padded, *self._graph.positions(frames)]
+
+
+def saturates() -> bool:
+    """Whether this processor's 8-bit products go wrong: those without VNNI add them in pairs in 16 bits, which are too few."""
+    inputs = 64
+    (found,) = Compiled(saturation_probe(inputs), 1, 1).infer([np.full((1, 1, inputs), 255, np.float32)])
+    return not np.allclose(found, 255 * 127 * inputs, rtol=1e-3)
 
 
 def observe(model: SpeakerModel, speech: Sequence[Float32Array]) -> dict[str, tuple[float, float]]:

@@ -15,7 +15,7 @@ from voicevault.encoder.checkpoint import load_checkpoint
 from voicevault.encoder.ecapa import EcapaTdnn
 from voicevault.encoder.encoder import ModelEncoder
 from voicevault.encoder.variants import FP32, INT8, save_ranges
-from voicevault.errors import CheckpointError, RequestError
+from voicevault.errors import CheckpointError, RequestError, SettingsError
 from voicevault.types import SAMPLE_RATE, Float32Array
 
 ENOUGH = 8
@@ -52,6 +52,7 @@ def quantize(folder: Path, speech: Sequence[Float32Array], *, default: bool = Fa
     Raises:
         CheckpointError: The folder is no model's, or its network is not an ECAPA-TDNN.
         RequestError: There are too few recordings.
+        SettingsError: This processor cannot compute in int8.
     """
     model, model_id = load_checkpoint(folder)
     if not isinstance(model.network, EcapaTdnn):
@@ -65,8 +66,14 @@ def quantize(folder: Path, speech: Sequence[Float32Array], *, default: bool = Fa
             found=len(speech),
             needed=ENOUGH,
         )
-    from voicevault.encoder.engine_openvino import observe
+    from voicevault.encoder.engine_openvino import observe, saturates
 
+    if saturates():
+        raise SettingsError(
+            "This processor has no exact 8-bit arithmetic (VNNI). Quantize on one that has, where it is to run, and copy the"
+            " folder.",
+            precision=INT8,
+        )
     ranges = observe(model, speech)
     facts = Calibration(len(speech), round(sum(map(len, speech)) / SAMPLE_RATE, 1), 0.0, 0.0)
     save_ranges(folder, model_id, ranges, asdict(facts), default=default)
