@@ -182,6 +182,19 @@ def test_the_same_recording_again(people: Voices, vault: Vault) -> None:
     assert vault.enroll("bob", file).source_sha256 == first.source_sha256  # of another speaker it is new
 
 
+def test_policies_for_duplicates_may_be_texts(people: Voices, vault: Vault) -> None:
+    file = people["ada"][0]
+    first = vault.enroll("ada", file)
+    assert vault.enroll("ada", file, duplicates="skip") == first
+    assert vault.enroll_many([ManifestRow(file, "ada")], duplicates="skip", workers=1).skipped == 1
+    for wrong in ("skipp", ""):
+        with pytest.raises(RequestError, match="skip, replace, add"):
+            vault.enroll("ada", file, duplicates=wrong)
+        with pytest.raises(RequestError, match="skip, replace, add"):
+            vault.enroll_many([ManifestRow(file, "ada")], duplicates=wrong)
+    assert vault.enrollments("ada") == [first]
+
+
 def test_too_little_speech(people: Voices, vault: Vault) -> None:
     samples = decode(people["ada"][0]).samples
     second = wav(samples[8_000:24_000])

@@ -277,7 +277,7 @@ class Vault:
         collection: str = DEFAULT_COLLECTION,
         create: bool = True,
         channel: int | None = None,
-        duplicates: DuplicatePolicy | None = None,
+        duplicates: DuplicatePolicy | str | None = None,
         source_name: str | None = None,
     ) -> Enrollment:
         """Adds a recording to a speaker's voiceprint, in one transaction.
@@ -294,6 +294,7 @@ class Vault:
             SpeakerNotFoundError: `create` is off and there is no such speaker.
             DuplicateRecordingError: The recording is there and `duplicates` is None.
         """
+        policy = None if duplicates is None else _policy(duplicates)
         model = self._model_of(collection)
         if not create:
             self._store.speaker(collection, speaker_id)
@@ -308,7 +309,7 @@ class Vault:
             keep_audio=self._store.keeps_audio(collection),
         )
         return self._store.add_enrollment(
-            collection, speaker_id, embedding, source_name, create_speaker=create, policy=duplicates
+            collection, speaker_id, embedding, source_name, create_speaker=create, policy=policy
         )
 
     def enrollments(self, speaker_id: str, *, collection: str = DEFAULT_COLLECTION) -> list[Enrollment]:
@@ -320,7 +321,7 @@ class Vault:
         source: str | Path | Iterable[ManifestRow],
         *,
         collection: str = DEFAULT_COLLECTION,
-        duplicates: DuplicatePolicy = DuplicatePolicy.SKIP,
+        duplicates: DuplicatePolicy | str = DuplicatePolicy.SKIP,
         workers: int | None = None,
         batch: int = 32,
         results: Path | None = None,
@@ -338,7 +339,7 @@ class Vault:
             self._store,
             model.pipeline,
             collection=collection,
-            duplicates=duplicates,
+            duplicates=_policy(duplicates),
             min_speech=self._settings.min_enroll_speech,
             workers=workers if workers is not None else self._settings.workers,
             batch=batch,
@@ -589,6 +590,16 @@ def _check_model(position: GalleryPosition, model: Model, name: str) -> None:
             collection_model=position.model_id,
             model=model.model_id,
         )
+
+
+def _policy(duplicates: DuplicatePolicy | str) -> DuplicatePolicy:
+    try:
+        return DuplicatePolicy(duplicates)
+    except ValueError as error:
+        policies = ", ".join(DuplicatePolicy)
+        raise RequestError(
+            f"There is no policy {duplicates!r} for duplicates; there are: {policies}.", policies=policies
+        ) from error
 
 
 def _first_row(ids: Any, scores: Any) -> tuple[list[int], list[float]]:

@@ -17,6 +17,10 @@ from voicevault.store.tables import EnrollmentRow, SpeakerRow, TagRow, now
 from voicevault.types import Op, Speaker
 
 
+_MOST = 2**31 - 1
+"""What both databases take for a number of rows."""
+
+
 class Unset(Enum):
     """The value of an argument that was not given, where None means something."""
 
@@ -157,7 +161,7 @@ class Speakers(Database):
                 query = query.where(SpeakerRow.key.in_(select(TagRow.speaker_key).where(TagRow.tag == tag)))
             if after is not None:
                 query = query.where(SpeakerRow.public_id > after)
-            rows = session.scalars(query.order_by(SpeakerRow.public_id).limit(limit)).all()
+            rows = session.scalars(query.order_by(SpeakerRow.public_id).limit(min(limit, _MOST))).all()
             return _records(session, rows)
 
     def update_speaker(
