@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from train.codecs import CODECS, through_codec
+from train.conditions import speech_shaped
 from train.rooms import recorded_rooms, simulated_rooms
 from voicevault.audio import decode
 from voicevault.errors import ManifestError
@@ -30,7 +31,8 @@ class AugmentConfig:
         reverb: Share of crops in a room; `rooms` are simulated, or read from `room_folder` (below the corpus folder).
         equaliser: Share with a random smooth response, `equaliser_db` its standard deviation.
         band: Share limited to a telephone's band, 250 to 3500 Hz.
-        noise: Share with a recording from `noise_folder` (below the corpus folder) behind it; nothing where that is empty.
+        noise: Share with a recording from `noise_folder` (below the corpus folder) behind it; where that is empty, with steady
+            noise of the spectrum of speech.
         babble: Share with three other crops of the batch behind it.
         snr_db: Speech to noise, drawn evenly from this range.
         volume: Share at a random level within `volume_db` of its own.
@@ -88,8 +90,11 @@ class Augmenter:
             )
             self.rooms = torch.from_numpy(rooms)
         self._spectra: dict[int, Tensor] = {}
-        wanted = config.noise and config.noise_folder
-        self.noises = load_noises(root / config.noise_folder) if wanted else None
+        self.noises: Tensor | None = None
+        if config.noise:
+            self.noises = (
+                load_noises(root / config.noise_folder) if config.noise_folder else synthetic_noise(seed)
+            )
 
     def __call__(self, crops: Tensor, draw: int) -> Tensor:
         """float32 [b, samples] -> the same shape, at comparable levels."""
@@ -158,6 +163,12 @@ class Augmenter:
             assert self.rooms is not None
             self._spectra[size] = torch.fft.rfft(self.rooms, n=size)
         return self._spectra[size]
+
+
+def synthetic_noise(seed: int, seconds: int = 60) -> Tensor:
+    """float32 [samples] at unit level; see `train.conditions.speech_shaped`."""
+    noise = speech_shaped(seconds * SAMPLE_RATE, np.random.default_rng(seed))
+    return torch.from_numpy(noise / np.sqrt(np.square(noise).mean()))
 
 
 def load_noises(folder: Path) -> Tensor:

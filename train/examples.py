@@ -17,7 +17,8 @@ from voicevault.types import SAMPLE_RATE
 
 
 def write_examples(config: FitConfig, root: Path, folder: Path, recording: Path | None = None) -> list[Path]:
-    """A FLAC for the recording as it is, for each augmentation alone, for each speed copy, and for all at their shares.
+    """A FLAC for the recording as it is, for each augmentation alone, for each speed copy, and for all at their shares: what the
+    config has a share of. Copies with another vocal tract are warped as features, and are no sound.
 
     Raises:
         AudioError: The recording cannot be decoded.
@@ -36,7 +37,7 @@ def write_examples(config: FitConfig, root: Path, folder: Path, recording: Path 
     for name in SHARES:
         if getattr(config.augment, name):
             clips[name] = Augmenter(config.augment.only(name), root, config.seed)(crops, 0)[0]
-    for old, new in SPEEDS[1:]:
+    for old, new in SPEEDS[1:] if config.data.speed_share else ():
         clips[f"speed-{old}-{new}"] = torchaudio.functional.resample(crops[:1], old, new)[0]
     everything = Augmenter(config.augment, root, config.seed)
     for draw in range(1, 4):

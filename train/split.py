@@ -49,7 +49,11 @@ def read_corpus(config: FitConfig, root: Path, cache_folder: Path) -> Corpus:
     Raises:
         ManifestError: The corpus cannot be used as the config wants it.
     """
-    cache = SpeechCache.build(read_manifest(root / config.data.manifest, root), root, cache_folder)
+    listed = read_manifest(root / config.data.manifest, root)
+    # Noise and rooms may lie in the corpus folder, where everything else is a speaker.
+    others = [f for f in (config.augment.noise_folder, config.augment.room_folder) if f]
+    speech = [u for u in listed if not any((root / u.path).is_relative_to(root / other) for other in others)]
+    cache = SpeechCache.build(speech, root, cache_folder)
     split = split_speakers(cache.utterances, config.validation, config.seed, config.data.weights)
     return Corpus(cache, split.training, split.validation, split.closed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,9 +104,22 @@ def test_codecs_lose_something_but_keep_the_speech(codec: str, crops: torch.Tens
 def test_examples_are_written_for_all(config_file: Path, tmp_path: Path, corpus: Path) -> None:
     paths = write_examples(read_config(config_file), tmp_path, tmp_path / "clips")
     names = {path.stem for path in paths}
-    # The config names no noise folder, so noise changes nothing in it, but has its clip.
     assert names == {"plain", *SHARES, "speed-9-10", "speed-11-10", "all-1", "all-2", "all-3"}
-    assert all(decode(path).seconds > 1.0 for path in paths)
+    clips = {path.stem: decode(path) for path in paths}
+    assert len({clip.audio_sha256 for clip in clips.values()}) == len(clips)  # each is another sound
+    ratio = clips["speed-9-10"].seconds / clips["plain"].seconds
+    assert ratio == pytest.approx(10 / 9, rel=1e-3)
+    config = config_file.read_text(encoding="utf-8").replace("[augment]\n", "[augment]\nnoise = 0.0\n")
+    config_file.write_text(config.replace("[data]\n", "[data]\nspeed_share = 0.0\n"), encoding="utf-8")
+    fewer = write_examples(read_config(config_file), tmp_path, tmp_path / "fewer")
+    assert names - {path.stem for path in fewer} == {"noise", "speed-9-10", "speed-11-10"}
+
+
+def test_without_recordings_of_noise_it_is_synthetic(crops: torch.Tensor, tmp_path: Path) -> None:
+    out = Augmenter(replace(SMALL, noise_folder="").only("noise"), tmp_path, 1)(crops, 0)
+    ratio_db = 20 * torch.log10(crops.norm(dim=1) / (out - crops).norm(dim=1))
+    assert torch.allclose(ratio_db, torch.full((len(crops),), 5.0), atol=0.05)
+    assert share_above(out - crops, 4000).max() < 0.05  # speech has little there
 
 
 @pytest.mark.parametrize(

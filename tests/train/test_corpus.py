@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.config import ValidationSection
+from train.config import FitConfig, ValidationSection
 from train.corpus import Utterance, read_manifest
 from train.data import BatchSampler, SpeechCache
 from train.data_report import describe_corpus, suspicious_labels
-from train.split import split_speakers
+from train.split import read_corpus, split_speakers
 from voicevault.errors import ManifestError
 
 
@@ -207,3 +207,18 @@ def test_a_second_training_keeps_out_whom_the_first_one_kept_out() -> None:
         == first
     )
     assert kept(ValidationSection(share=0.2), 2) != first
+
+
+def test_noise_and_rooms_in_the_corpus_folder_are_no_speakers(folder: Path, tmp_path: Path) -> None:
+    for speaker in ("keith", "mauri"):
+        shutil.copytree(folder / "alba", folder / speaker)
+    for other in ("noise/street", "rooms"):
+        shutil.copytree(folder / "alba", folder / other)
+    config = {
+        "name": "x",
+        "optimiser": {"steps": 1},
+        "augment": {"noise_folder": "noise", "room_folder": "rooms"},
+    }
+    corpus = read_corpus(FitConfig.model_validate(config), folder, tmp_path / "cache")
+    heard = {u.speaker for u in corpus.training + corpus.validation}
+    assert heard == {"alba", "david", "robot", "keith", "mauri"}
