@@ -11,7 +11,7 @@ import numpy as np
 
 from train.embedding_cache import EmbeddingCache
 from train.evaluate import Scored, score_trials
-from train.evaluate_embed import load_pipeline, model_folder
+from train.evaluate_embed import load_pipeline, model_folder, require_recordings
 from train.evaluate_report import analyse, read_model_files, trial_speakers
 from train.trials import Trials
 from voicevault.errors import RequestError
@@ -44,9 +44,11 @@ def compare_models(
         folder: Where embeddings are kept.
 
     Raises:
-        ModelNotFoundError, CheckpointError, AudioError.
+        ModelNotFoundError, CheckpointError, AudioError; models and files that are missing before anything is computed.
     """
     folders = [model_folder(model) for model in models]  # said before any time is spent
+    for _, trials in lists:
+        require_recordings(trials.recordings, audio_root)
     rows: list[dict[str, Any]] = []
     first: dict[str, Float64Array | None] = {}
     for model, files_of in zip(models, folders, strict=True):

@@ -219,7 +219,8 @@ def compare(
     from train.compare import as_markdown, compare_models
     from train.trials import read_trials
 
-    lists = [(path.stem, read_trials(path)) for path in trials]
+    alike = len({path.stem for path in trials}) < len(trials)
+    lists = [(str(path) if alike else path.stem, read_trials(path)) for path in trials]
     out.mkdir(parents=True, exist_ok=True)
     rows = compare_models(
         model,

@@ -33,7 +33,14 @@ from voicevault.audio.quality import measure
 from voicevault.cores import available_cores
 from voicevault.embedding import WHOLE_BELOW, EmbeddingPipeline, PreparedRecording, judge
 from voicevault.encoder import default_model_dir, load_encoder
-from voicevault.errors import AudioError, AudioNotFoundError, CorruptAudioError, ModelNotFoundError
+from voicevault.encoder.importing import kind_of
+from voicevault.errors import (
+    AudioError,
+    AudioNotFoundError,
+    CheckpointError,
+    CorruptAudioError,
+    ModelNotFoundError,
+)
 from voicevault.types import SAMPLE_RATE, Float32Array, Segment, Waveform
 
 CHUNK = 128
@@ -103,10 +110,20 @@ def load_pipeline(
 
 
 def model_folder(model: str) -> Path:
-    """The folder of ``default`` or of a path. Raises ModelNotFoundError where there is none."""
+    """The folder of ``default`` or of a path.
+
+    Raises:
+        ModelNotFoundError: There is none.
+        CheckpointError: It is one of another toolkit.
+    """
     folder = default_model_dir() if model == "default" else Path(model)
     if not (folder / "config.json").is_file():
         raise ModelNotFoundError(f"{folder} is no model folder: it has no config.json.", model=model)
+    if (kind := kind_of(folder)) != "voicevault":
+        raise CheckpointError(
+            f"{folder} is a model as {kind} saves it: run `voicevault models import {folder}` and name the folder that"
+            " it writes."
+        )
     return folder
 
 
@@ -116,6 +133,18 @@ class _Task:
     part: tuple[int, int]
     condition: Condition | None
     key: str
+
+
+def require_recordings(
+    recordings: Sequence[Recording], audio_root: Path, option: str = "--audio-root"
+) -> None:
+    """Raises AudioNotFoundError where a file is missing below the folder that the command line names by `option`."""
+    missing = sorted({r.path for r in recordings if not (audio_root / r.path).is_file()})
+    if missing:
+        raise AudioNotFoundError(
+            f"{len(missing)} recordings are not below {audio_root}; the first is {missing[0]}. Check {option}.",
+            missing=missing[:50],
+        )
 
 
 def embed_recordings(
@@ -142,13 +171,7 @@ def embed_recordings(
     Raises:
         AudioNotFoundError: Files are missing; before anything is computed.
     """
-    missing = sorted({r.path for r in recordings if not (audio_root / r.path).is_file()})
-    if missing:
-        raise AudioNotFoundError(
-            f"{len(missing)} recordings are not below {audio_root}; the first is {missing[0]}."
-            " Check --audio-root.",
-            missing=missing[:50],
-        )
+    require_recordings(recordings, audio_root)
     suffix = ""
     if condition is not None:  # its name does not tell which noises there are
         suffix = f":{condition.name}:{hashlib.sha256(repr(condition).encode()).hexdigest()[:8]}"

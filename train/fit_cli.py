@@ -53,14 +53,15 @@ def fit(
     """
     from train.config import read_config
     from train.distributed import processes
-    from train.evaluate_embed import model_folder
+    from train.evaluate_embed import model_folder, require_recordings
     from train.fit import Fit
+    from train.trials import read_trials
 
     settings = read_config(config)
     start = model_folder(init) if init else None
     lists = check or []
-    for path in lists:
-        require_recordings(path, check_root)  # said before any time is spent
+    for path in lists:  # said before any time is spent
+        require_recordings(read_trials(path).recordings, check_root or path.parent, "--check-root")
     with processes(device) as (group, place):
         training = Fit(settings, corpora, run, run.parent / "cache", place, init=start, processes=group)
         before = error_rates(start, lists, check_root) if start and group.first else {}
@@ -102,21 +103,6 @@ def _report(run: Path, config: Path, corpora: Path, kept_out: Sequence[Utterance
     rows = [f"{u.path}\t{u.speaker}\t{u.source}\t{u.session}\n" for u in whole]
     manifest.write_text("path\tspeaker\tsource\tsession\n" + "".join(rows), encoding="utf-8")
     evaluate(model, manifest=manifest, audio_root=corpora, impostors="source", out=run / "report")
-
-
-def require_recordings(trials: Path, root: Path | None) -> None:
-    """Raises ManifestError where a trial list cannot be read or names recordings that are not there."""
-    from train.trials import read_trials
-    from voicevault.errors import ManifestError
-
-    base = root or trials.parent
-    missing = [r.path for r in read_trials(trials).recordings if not (base / r.path).is_file()]
-    if missing:
-        raise ManifestError(
-            f"{trials} names {len(missing)} recordings that are not in {base}, the first of them {missing[0]};"
-            " name the folder that its paths start from by --check-root",
-            missing=missing[:20],
-        )
 
 
 def error_rates(model: Path, lists: Sequence[Path], root: Path | None) -> dict[str, float]:

@@ -44,6 +44,35 @@ def corpus() -> Path:
     return VOICES
 
 
+@pytest.fixture(scope="session")
+def tiny_wavlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a `WavLMForXVector` as transformers writes it, of random weights: two layers of width 32."""
+    import torch
+    from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMForXVector
+
+    settings = WavLMConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, conv_dim=(16,) * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, num_buckets=16, max_bucket_distance=64,
+        use_weighted_layer_sum=True, tdnn_dim=(16, 16, 16, 16, 24), xvector_output_dim=16,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("wavlm") / "tiny"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        WavLMForXVector(settings).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wavlm_model(tiny_wavlm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, imported: a model folder."""
+    from voicevault.encoder.importing import import_model
+    from voicevault.encoder.store import ModelStore
+
+    store = ModelStore(tmp_path_factory.mktemp("home") / "models")
+    return import_model(store, tiny_wavlm, "tiny-wavlm").folder
+
+
 @pytest.fixture
 def config_file(tmp_path: Path) -> Path:
     path = tmp_path / "config.toml"

@@ -241,22 +241,10 @@ def test_fine_tuning_starts_from_the_given_model(
 
 
 def test_wavlm_is_fine_tuned_below_its_frozen_convolutions(
-    corpus: Path, config_file: Path, tmp_path: Path, cache: Path
+    corpus: Path, config_file: Path, tmp_path: Path, cache: Path, wavlm_model: Path
 ) -> None:
-    from voicevault.encoder.checkpoint import ModelConfig, SpeakerModel, save_checkpoint
-    from voicevault.encoder.waveform import WaveformConfig
-    from voicevault.encoder.wavlm import WavLMConfig
-
-    architecture = WavLMConfig(
-        embedding=16, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-        conv_dim=(16,) * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, num_buckets=16,
-        max_bucket_distance=64, use_weighted_layer_sum=True, tdnn_dim=(16, 16, 16, 16, 24),
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = SpeakerModel(ModelConfig("wavlm", WaveformConfig(), architecture))
-    save_checkpoint(model, tmp_path / "wavlm")
     config = changed(of_the_model(read_config(config_file)), "optimiser", steps=2, layer_decay=0.5)
-    training = fit(config, corpus, tmp_path / "run", cache, init=tmp_path / "wavlm")
+    training = fit(config, corpus, tmp_path / "run", cache, init=wavlm_model)
     scales = {group["scale"] for group in training.optimiser.param_groups}
     assert scales == {1.0, 0.5, 0.25, 0.125}
     before = weights(training)
@@ -265,6 +253,9 @@ def test_wavlm_is_fine_tuned_below_its_frozen_convolutions(
     assert not any("feature_extractor.conv_layers" in name for name in moved)
     assert "network.layer_weights" in moved
     assert any("encoder.layers.0" in name for name in moved)
+    resumed = fit(config, corpus, tmp_path / "run", cache)
+    assert not resumed.objective.model.network.wavlm.feature_extractor._requires_grad
+    assert_equal(weights(resumed), weights(training))
 
 
 @pytest.mark.parametrize("ranks", [2])

@@ -17,10 +17,8 @@ from train.__main__ import app
 from train.config import FitConfig, read_config
 from train.fit import STATE_FILE, Fit
 from train.provenance import PROVENANCE_FILE
-from voicevault.encoder.checkpoint import ModelConfig, SpeakerModel, load_checkpoint, save_checkpoint
+from voicevault.encoder.checkpoint import load_checkpoint, save_checkpoint
 from voicevault.encoder.lazy import read_identity
-from voicevault.encoder.waveform import WaveformConfig
-from voicevault.encoder.wavlm import WavLMConfig
 from voicevault.errors import CheckpointError, RequestError, SettingsError
 
 
@@ -133,18 +131,12 @@ def test_a_config_that_describes_the_same_model_is_taken(
 
 
 def test_what_a_model_cannot_do_is_said_before_any_time_is_spent(
-    any_model: Path, corpus: Path, tmp_path: Path
+    any_model: Path, corpus: Path, tmp_path: Path, wavlm_model: Path
 ) -> None:
-    architecture = WavLMConfig(
-        embedding=16, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-        conv_dim=(16,) * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, num_buckets=16,
-        max_bucket_distance=64, tdnn_dim=(16, 16, 16, 16, 24),
-    )  # fmt: skip
-    save_checkpoint(SpeakerModel(ModelConfig("w", WaveformConfig(), architecture)), tmp_path / "wavlm")
     text = any_model.read_text(encoding="utf-8").replace("[data]\n", "[data]\ntract_share = 0.5\n")
     any_model.write_text(text, encoding="utf-8")
     with pytest.raises(SettingsError, match=r"tract_share .* set it to 0"):
-        fit(read_config(any_model), corpus, tmp_path / "run", tmp_path / "cache", tmp_path / "wavlm")
+        fit(read_config(any_model), corpus, tmp_path / "run", tmp_path / "cache", wavlm_model)
     with pytest.raises(CheckpointError, match="is it a model folder"):
         fit(read_config(any_model), corpus, tmp_path / "run", tmp_path / "cache", tmp_path)
 
