@@ -31,6 +31,18 @@ def test_a_recording_is_enrolled_listed_and_forgotten(
     }
 
 
+def test_the_name_of_a_file_is_no_reason_to_refuse_it(
+    client: httpx.Client, collection: str, recording: bytes
+) -> None:
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a\x7f\xc2\x85\xff.wav"\r\n\r\n'
+    sent = client.post(
+        f"{collection}/speakers/ada/enrollments",
+        content=head + recording + b"\r\n--x--\r\n",
+        headers={"Content-Type": "multipart/form-data; boundary=x"},
+    )
+    assert (sent.status_code, sent.json().get("source_name")) == (201, "a??\N{REPLACEMENT CHARACTER}.wav")
+
+
 def test_the_same_recording_twice(client: httpx.Client, collection: str, recording: bytes) -> None:
     path = f"{collection}/speakers/ada/enrollments"
     first = client.post(path, content=recording).json()

@@ -16,7 +16,6 @@ from voicevault.store.database import Database, find_collection
 from voicevault.store.tables import EnrollmentRow, SpeakerRow, TagRow, now
 from voicevault.types import Op, Speaker
 
-
 _MOST = 2**31 - 1
 """What both databases take for a number of rows."""
 
