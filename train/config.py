@@ -44,6 +44,8 @@ class DataSection(_Section):
     manifest: str = ""
     """Path below the corpus folder that the command line names: a manifest, a Kaldi folder, or a folder of speakers;
     empty is the corpus folder itself."""
+    min_recordings: Annotated[int, Field(ge=1)] = 1
+    """A speaker with fewer is an error, found before anything is decoded: more often than not it is a mistyped name."""
     weights: dict[str, Positive] = {}
     """Share of a batch per collection; those left out are not trained on. Empty: every collection by its speakers."""
     crops: Annotated[Crops, Field(min_length=1)] = ((64, 1.2), (48, 1.6), (32, 2.4))
@@ -166,9 +168,9 @@ Frontend = Annotated[
 ]
 
 
-LATER = ("recordings", "select")
-"""Keys of [validation] that came after the first trainings, and are written only where they are not the default: so a run that
-was begun without them goes on."""
+LATER = (("data", "min_recordings"), ("validation", "recordings"), ("validation", "select"))
+"""Keys that came after the first trainings, and are written only where they are not the default: so a run that was begun without
+them goes on."""
 
 
 class FitConfig(_Section):
@@ -200,9 +202,10 @@ class FitConfig(_Section):
     def as_json(self) -> dict[str, Any]:
         """Every setting, resolved, as plain JSON values. A front-end without a type is Kaldi's."""
         values: dict[str, Any] = TypeAdapter(FitConfig).dump_python(self, mode="json")
-        for key in LATER:
-            if getattr(self.validation, key) == ValidationSection.model_fields[key].default:
-                del values["validation"][key]
+        for section, key in LATER:
+            part = getattr(self, section)
+            if getattr(part, key) == type(part).model_fields[key].default:
+                del values[section][key]
         if not isinstance(self.frontend, FrontendConfig):
             values["frontend"] = {"type": kind(FRONTENDS, self.frontend), **values["frontend"]}
         return values

@@ -23,6 +23,9 @@ from voicevault.cores import available_cores
 from voicevault.errors import AudioError, ManifestError
 from voicevault.types import SAMPLE_RATE, Float32Array
 
+SKIPPED_FILE = "skipped.tsv"
+HOPELESS = 200
+"""Unusable recordings in front of the first usable one after which no more are tried."""
 Int16Array = np.memmap | np.ndarray
 
 
@@ -53,12 +56,19 @@ class SpeechCache:
     it is read from disk where a crop lies."""
 
     def __init__(
-        self, samples: Int16Array, utterances: list[Utterance], digest: str, skipped: int = 0
+        self,
+        samples: Int16Array,
+        utterances: list[Utterance],
+        digest: str,
+        skipped: int = 0,
+        reasons: Path | None = None,
     ) -> None:
         self.samples = samples
         self.utterances = utterances
         self.digest = digest
         self.skipped = skipped
+        self.reasons = reasons
+        """Where stands why recordings were skipped: path, code and message, separated by tabs."""
 
     @classmethod
     def build(cls, utterances: Sequence[Utterance], root: Path, folder: Path) -> SpeechCache:
@@ -67,7 +77,7 @@ class SpeechCache:
         Unusable recordings are skipped and listed in its ``skipped.tsv``. The digest covers paths, labels and samples.
 
         Raises:
-            ManifestError: Not one recording can be used.
+            ManifestError: Not one recording can be used, or not one of the first 200.
         """
         facts = [(u.path, u.speaker, u.source, u.session, (root / u.path).stat().st_size) for u in utterances]
         own = folder / hashlib.sha256(json.dumps([str(root), facts]).encode()).hexdigest()[:16]
@@ -81,15 +91,17 @@ class SpeechCache:
             [Utterance(*row) for row in stored["utterances"]],
             stored["digest"],
             stored["skipped"],
+            own / SKIPPED_FILE,
         )
 
     @staticmethod
     def _decode(utterances: Sequence[Utterance], root: Path, own: Path, index: Path, data: Path) -> None:
-        digest, kept, position, skipped = hashlib.sha256(), [], 0, 0
+        digest, position, skipped = hashlib.sha256(), 0, 0
+        kept: list[tuple[str | int, ...]] = []
         workers = available_cores()
         with (
             data.open("wb") as out,
-            (own / "skipped.tsv").open("w", encoding="utf-8") as reasons,
+            (own / SKIPPED_FILE).open("w", encoding="utf-8") as reasons,
             ProcessPoolExecutor(workers, get_context("spawn")) as pool,
         ):
             paths = [root / u.path for u in utterances]
@@ -104,6 +116,10 @@ class SpeechCache:
                 if isinstance(pcm, tuple):
                     skipped += 1
                     reasons.write(f"{utterance.path}\t{pcm[0]}\t{pcm[1]}\n")
+                    if not kept and skipped == min(HOPELESS, len(utterances)):
+                        raise ManifestError(
+                            f"not one of the first {skipped} recordings can be used; the last of them: {utterance.path}: {pcm[1]}"
+                        )
                     continue
                 digest.update(f"{utterance.path}\t{utterance.speaker}\n".encode())
                 digest.update(pcm)
@@ -111,10 +127,6 @@ class SpeechCache:
                 stop = position + len(pcm) // 2
                 kept.append(astuple(replace(utterance, start=position, stop=stop)))
                 position = stop
-        if not kept:
-            raise ManifestError(
-                f"not one of {len(utterances)} recordings can be used; {own / 'skipped.tsv'} says why"
-            )
         partial = index.with_suffix(".partial")
         stored = {"digest": digest.hexdigest(), "skipped": skipped, "utterances": kept}
         partial.write_text(json.dumps(stored), encoding="utf-8")

@@ -24,7 +24,7 @@ def data(
     as_json: AsJson = False,
 ) -> None:
     """Report on a corpus: speakers, hours, doubles, what cannot be used, and labels that look wrong."""
-    from train.corpus import read_manifest
+    from train.corpus import UNKNOWN, read_manifest
     from train.data import SpeechCache
     from train.data_report import describe_corpus, suspicious_labels
     from train.evaluate_embed import model_folder
@@ -41,7 +41,14 @@ def data(
         print(f"{key.replace('_', ' '):28} {report[key]:,}")
     print(f"{'seconds: 5 %, median, 95 %':28} {', '.join(f'{s:.1f}' for s in report['seconds'])}")
     for source, facts in report["sources"].items():
+        source = "(no source)" if source == UNKNOWN else source
         print(f"  {source:44} {facts['speakers']:6,} speakers {facts['hours']:7.2f} h")
+    if report["unusable"]:
+        print("cannot be used")
+    for path, _, reason in report["unusable"][:10]:
+        print(f"  {path}: {reason}")
+    if report["skipped"] > 10:
+        print(f"  and {report['skipped'] - 10:,} more, in {speech.reasons}")
     print(f"{'doubles':28} {len(report['doubles'])}")
     for group in report["doubles"][:10]:
         print(f"  {' = '.join(group)}")

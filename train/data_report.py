@@ -20,7 +20,8 @@ COINCIDE = 0.85
 
 
 def describe_corpus(speech: SpeechCache) -> dict[str, Any]:
-    """Counts, hours, durations in seconds, sources, and doubles (groups of paths whose decoded audio is equal)."""
+    """Counts, hours, durations in seconds, sources, what cannot be used (path, code, reason), and doubles (groups of paths whose
+    decoded audio is equal)."""
     lengths = np.array([u.stop - u.start for u in speech.utterances]) / SAMPLE_RATE
     per_speaker = Counter(u.speaker for u in speech.utterances)
     sources: dict[str, dict[str, float]] = {}
@@ -38,6 +39,7 @@ def describe_corpus(speech: SpeechCache) -> dict[str, Any]:
         "speakers": len(per_speaker),
         "recordings": len(speech.utterances),
         "skipped": speech.skipped,
+        "unusable": [line.split("\t") for line in _lines(speech.reasons)],
         "hours": round(float(lengths.sum()) / 3600, 3),
         "single_recording_speakers": sum(count == 1 for count in per_speaker.values()),
         "seconds": [round(float(q), 2) for q in np.quantile(lengths, (0.05, 0.5, 0.95))],
@@ -45,6 +47,10 @@ def describe_corpus(speech: SpeechCache) -> dict[str, Any]:
         "doubles": [paths for paths in same.values() if len(paths) > 1],
         "data_sha256": speech.digest,
     }
+
+
+def _lines(path: Path | None) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path is not None and path.is_file() else []
 
 
 def suspicious_labels(speech: SpeechCache, model: Path) -> dict[str, list[dict[str, Any]]]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed, nn
 
+from voicevault.errors import SettingsError
+
 
 @dataclass(frozen=True, slots=True)
 class Processes:
@@ -44,14 +46,31 @@ class Processes:
             distributed.barrier()
 
 
+def usable(device: str) -> torch.device:
+    """Raises SettingsError where that device is not there."""
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingsError(
+            f"no training on device {device!r} ({reason}); use --device cpu", device=device
+        ) from error
+    return chosen
+
+
 @contextmanager
 def processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
-    """The processes that ``torchrun`` started (NCCL on GPUs, gloo on CPUs), each with its device; else this one."""
+    """The processes that ``torchrun`` started (NCCL on GPUs, gloo on CPUs), each with its device; else this one.
+
+    Raises:
+        SettingsError: The device is not there.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
-        yield Processes(), torch.device(device)
+        yield Processes(), usable(device)
         return
-    chosen = torch.device(device if device == "cpu" else f"cuda:{os.environ['LOCAL_RANK']}")
+    chosen = usable(device if device == "cpu" else f"cuda:{os.environ['LOCAL_RANK']}")
     distributed.init_process_group("gloo" if chosen.type == "cpu" else "nccl")
     try:
         yield Processes(distributed.get_rank(), world), chosen

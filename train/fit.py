@@ -81,12 +81,13 @@ class Fit:
         state = folder / STATE_FILE
         begun = read_facts(state) if state.exists() else None
         start = begin(config, init) if begun is None else resume(config, begun, folder, init)
-        folder.mkdir(parents=True, exist_ok=True)
         if not self.processes.first:
             self.processes.wait()  # for the first one to decode
         self.corpus = read_corpus(config, root, cache_folder)
+        folder.mkdir(parents=True, exist_ok=True)
         if self.processes.first:
             self.processes.wait()
+            self._say_skipped()
         sampler = BatchSampler(self.corpus.cache, self.corpus.training, config.data.weights, config.seed)
         self.batches = Batches(config, sampler, root, self.processes.rank, self.processes.world)
         self.objective = Objective(config, start.model, self.batches.classes).to(self.device)
@@ -115,6 +116,14 @@ class Fit:
     def finished(self) -> bool:
         patience = self.config.validation.patience
         return self.progress >= 1.0 or bool(patience and self.stale >= patience)
+
+    def _say_skipped(self) -> None:
+        speech = self.corpus.cache
+        if speech.skipped:
+            every = speech.skipped + len(speech.utterances)
+            self.say(
+                f"{speech.skipped} of {every} recordings cannot be used, and are left out: see {speech.reasons}"
+            )
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"objective": self.objective, "average": self.average}

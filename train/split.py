@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,6 +53,14 @@ def read_corpus(config: FitConfig, root: Path, cache_folder: Path) -> Corpus:
     # Noise and rooms may lie in the corpus folder, where everything else is a speaker.
     others = [f for f in (config.augment.noise_folder, config.augment.room_folder) if f]
     speech = [u for u in listed if not any((root / u.path).is_relative_to(root / other) for other in others)]
+    counts = Counter(u.speaker for u in speech)
+    few = sorted(speaker for speaker, count in counts.items() if count < config.data.min_recordings)
+    if few:
+        raise ManifestError(
+            f"{len(few)} speakers have fewer than {config.data.min_recordings} recordings, the first of them {few[0]!r};"
+            " correct the names, leave these speakers out, or lower data.min_recordings",
+            speakers=few[:20],
+        )
     cache = SpeechCache.build(speech, root, cache_folder)
     split = split_speakers(cache.utterances, config.validation, config.seed, config.data.weights)
     return Corpus(cache, split.training, split.validation, split.closed)

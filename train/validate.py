@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from train.corpus import Utterance
+from train.corpus import UNKNOWN, Utterance
 from train.data import SpeechCache
 from train.split import pair_scores
 from voicevault.encoder.checkpoint import SpeakerModel
@@ -52,9 +52,9 @@ class Validation:
         } | accuracy
 
     def __str__(self) -> str:
-        each = ", ".join(f"{source} {rate:.2%}" for source, rate in self.eer.items())
+        each = ", ".join(f"{source} {rate:.2%}" for source, rate in self.eer.items() if source != UNKNOWN)
         accuracy = "" if self.accuracy is None else f", closed-set accuracy {self.accuracy:.2%}"
-        return f"EER {self.mean_eer:.2%} ({each}){accuracy}"
+        return f"EER {self.mean_eer:.2%}{f' ({each})' if each else ''}{accuracy}"
 
 
 def best_so_far(select: Literal["eer", "accuracy"], loss: float) -> str:

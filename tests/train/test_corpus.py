@@ -97,8 +97,35 @@ def test_the_cache_skips_what_it_cannot_use_and_follows_its_corpus(folder: Path,
 def test_nothing_usable_is_an_error(folder: Path, tmp_path: Path) -> None:
     for path in folder.rglob("*.opus"):
         path.write_bytes(b"nothing")
-    with pytest.raises(ManifestError, match="not one of 6"):
+    with pytest.raises(
+        ManifestError,
+        match=r"not one of the first 6 .* can be used; the last of them: robot/2\.opus: The content",
+    ):
         SpeechCache.build(read_manifest(folder), folder, tmp_path / "cache")
+
+
+def test_a_corpus_of_which_nothing_can_be_used_is_given_up_early(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.data.HOPELESS", 3)
+    for path in (folder / "alba").glob("*.opus"):
+        path.write_bytes(b"nothing")
+    assert len(SpeechCache.build(read_manifest(folder), folder, tmp_path / "one").utterances) == 4
+    (folder / "david" / "1.opus").write_bytes(b"nothing")
+    with pytest.raises(ManifestError, match=r"not one of the first 3 .*: david/1\.opus"):
+        SpeechCache.build(read_manifest(folder), folder, tmp_path / "two")
+
+
+def test_a_speaker_with_one_recording_is_an_error_where_the_config_says_so(
+    folder: Path, tmp_path: Path
+) -> None:
+    (folder / "robot" / "2.opus").unlink()
+    settings = {"name": "x", "optimiser": {"steps": 1}, "data": {"min_recordings": 2}}
+    with pytest.raises(
+        ManifestError, match=r"1 speakers have fewer than 2 recordings, the first of them 'robot'"
+    ):
+        read_corpus(FitConfig.model_validate(settings), folder, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
 
 
 def utterances(speakers: int, recordings: int, source: str = "s", seconds: float = 3.0) -> list[Utterance]:

@@ -16,7 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from typer.testing import CliRunner
 
+from train.__main__ import app
 from train.config import FitConfig, read_config
 from train.distributed import Processes
 from train.fit import BEST_FILE, STATE_FILE, Fit
@@ -293,3 +295,22 @@ def test_processes_draw_different_batches(
     assert other.shape == first.shape
     assert not torch.equal(first, other)
     assert Processes(1, 2).first is False
+
+
+def test_a_device_that_is_not_there_is_named_before_any_time_is_spent(
+    corpus: Path, config_file: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        "fit",
+        "--config",
+        str(config_file),
+        "--corpora",
+        str(corpus),
+        "--run",
+        str(tmp_path / "run"),
+    ]
+    for device in ("cuda:99", "abacus"):
+        done = CliRunner().invoke(app, [*arguments, "--device", device])
+        assert isinstance(done.exception, SettingsError)
+        assert "use --device cpu" in done.exception.message
+    assert not (tmp_path / "cache").exists() and not (tmp_path / "run").exists()
