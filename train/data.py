@@ -80,7 +80,7 @@ class SpeechCache:
             ManifestError: Not one recording can be used, or not one of the first 200.
         """
         facts = [(u.path, u.speaker, u.source, u.session, (root / u.path).stat().st_size) for u in utterances]
-        own = folder / hashlib.sha256(json.dumps([str(root), facts]).encode()).hexdigest()[:16]
+        own = folder / hashlib.sha256(json.dumps([str(root.absolute()), facts]).encode()).hexdigest()[:16]
         index, data = own / "speech.json", own / "speech.int16"
         if not index.exists():
             own.mkdir(parents=True, exist_ok=True)

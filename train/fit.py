@@ -103,7 +103,7 @@ class Fit:
         if begun is not None:
             self._resume()
         elif self.processes.first:
-            write_provenance(folder, config, self.corpus.cache, init, start.init)
+            write_provenance(folder, config, self.corpus.cache, root, init, start.init)
 
     @property
     def progress(self) -> float:

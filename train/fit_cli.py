@@ -124,7 +124,10 @@ def export(
     config: Annotated[
         Path | None, typer.Option("--config", help="Its TOML file; by default what the run noted of it")
     ] = None,
-    corpora: Corpora = DEFAULT_CORPORA,
+    corpora: Annotated[
+        Path | None,
+        typer.Option("--corpora", help="Its corpus folder, where that lies elsewhere now"),
+    ] = None,
     half: Annotated[bool, typer.Option(help="float16 weights")] = True,
     onnx: Annotated[
         Path | None,
@@ -141,8 +144,8 @@ def export(
         raise CheckpointError(
             f"{run} holds no training, or one that has not reached its first checkpoint: it has no {STATE_FILE}"
         )
-    settings = read_provenance(run) if config is None else read_config(config)
-    training = Fit(settings, corpora, run, run.parent / "cache")
+    noted, place = read_provenance(run) if config is None else (read_config(config), None)
+    training = Fit(noted, corpora or place or DEFAULT_CORPORA, run, run.parent / "cache")
     print(f"model {training.export(to, half=half)} of step {training.step} in {to}")
     if onnx is not None:
         from train.onnx_export import export_onnx

@@ -19,17 +19,19 @@ PROVENANCE_FILE = "provenance.json"
 
 
 def write_provenance(
-    folder: Path, config: FitConfig, cache: SpeechCache, init: Path | None, init_id: str | None
+    folder: Path, config: FitConfig, cache: SpeechCache, root: Path, init: Path | None, init_id: str | None
 ) -> None:
     """Writes ``provenance.json``: enough to train the same weights again on the same machine.
 
     Args:
+        root: Corpus folder.
         init, init_id: Folder and model_id of the model that the training starts from.
     """
     speakers = {u.speaker for u in cache.utterances}
     facts: dict[str, Any] = {
         "config": config.as_json(),
         "config_sha256": config.digest(),
+        "corpora": str(root.absolute()),
         "init": str(init.absolute()) if init else None,
         "init_model_id": init_id,
         "data_sha256": cache.digest,
@@ -48,8 +50,12 @@ def write_provenance(
     path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
-def read_provenance(run: Path) -> FitConfig:
-    """The config that a run noted. Raises SettingsError where it did not, or where this release reads it otherwise."""
+def read_provenance(run: Path) -> tuple[FitConfig, Path | None]:
+    """Config and corpus folder that a run noted (None by earlier releases).
+
+    Raises:
+        SettingsError: It did not, or this release reads the config otherwise.
+    """
     path = run / PROVENANCE_FILE
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
@@ -58,7 +64,7 @@ def read_provenance(run: Path) -> FitConfig:
         raise SettingsError(f"{path} does not tell the config ({error}); name it by --config") from error
     if config.digest() != facts.get("config_sha256"):
         raise SettingsError(f"{path} was written by another release or changed; name the config by --config")
-    return config
+    return config, Path(facts["corpora"]) if "corpora" in facts else None
 
 
 def git_revision() -> str | None:

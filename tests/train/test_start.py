@@ -39,10 +39,8 @@ def fit(config: FitConfig, corpus: Path, run: Path, cache: Path, init: Path | No
     return Fit(config, corpus, run, cache, init=init, say=lambda line: None)
 
 
-def exported(corpus: Path, run: Path, to: Path, *options: str) -> Path:
-    done = CliRunner().invoke(
-        app, ["export", "--run", str(run), "--to", str(to), "--corpora", str(corpus), *options]
-    )
+def exported(run: Path, to: Path, *options: str) -> Path:
+    done = CliRunner().invoke(app, ["export", "--run", str(run), "--to", str(to), *options])
     if done.exception is not None:
         raise done.exception
     return to
@@ -72,17 +70,17 @@ def test_a_run_that_began_with_a_model_is_exported_without_it(
     before = cache.parent / "before"
     shutil.copytree(run, before)
     with_facts(before / STATE_FILE, "init", "model")
-    assert read_identity(exported(corpus, before, tmp_path / "older")).model_id == identity
+    assert read_identity(exported(before, tmp_path / "older")).model_id == identity
     shutil.rmtree(tmp_path / "start")
-    assert read_identity(exported(corpus, run, tmp_path / "later")).model_id == identity
-    given = exported(corpus, run, tmp_path / "given", "--config", str(any_model))
+    assert read_identity(exported(run, tmp_path / "later")).model_id == identity
+    given = exported(run, tmp_path / "given", "--config", str(any_model), "--corpora", str(corpus))
     assert read_identity(given).model_id == identity
     model, _ = load_checkpoint(given)
     assert model.config.architecture == load_checkpoint(tiny_model)[0].config.architecture
     assert model.config.name == "small"
     assert (run / PROVENANCE_FILE).read_bytes() == noted
     with pytest.raises(CheckpointError, match="is it a model folder"):
-        exported(corpus, before, tmp_path / "none")
+        exported(before, tmp_path / "none")
 
 
 def test_a_run_goes_on_from_the_model_it_began_with_alone(
@@ -145,10 +143,10 @@ def test_a_folder_without_a_training_is_not_exported(
     any_model: Path, corpus: Path, tmp_path: Path, cache: Path
 ) -> None:
     with pytest.raises(CheckpointError, match=r"has no state\.safetensors"):
-        exported(corpus, tmp_path / "typo", tmp_path / "model")
+        exported(tmp_path / "typo", tmp_path / "model")
     assert not (tmp_path / "typo").exists()
     run = cache.parent / "noted"
     fit(read_config(any_model), corpus, run, cache).save()
     (run / PROVENANCE_FILE).unlink()
     with pytest.raises(RequestError, match="name it by --config"):
-        exported(corpus, run, tmp_path / "model")
+        exported(run, tmp_path / "model")
