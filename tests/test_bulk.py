@@ -563,7 +563,7 @@ def test_all_cores_work_and_no_more_threads_than_cores(vault: Vault, monkeypatch
     busy, dim = Busy(), vault.dim
 
     class SlowDecoder(Decoder):
-        def prepare(self, row: ManifestRow) -> Prepared | RowOutcome:
+        def prepare(self, row: ManifestRow, slow: Callable[[], None]) -> Prepared | RowOutcome:
             with busy.at("decode"):
                 return Prepared(row, prepared(16_000).recording)
 

@@ -73,7 +73,7 @@ def test_names(folder: Path, store: ModelStore) -> None:
     assert import_model(store, folder, "x").name == "x"
     with pytest.raises(ModelExistsError, match="replace"):
         import_model(store, folder, "x")
-    with pytest.raises(ModelNotFoundError, match=r"It has: .*x"):
+    with pytest.raises(ModelNotFoundError, match=r"There are: .*x"):
         store.get("y")
 
 

@@ -33,6 +33,8 @@ sys.path[:] = json.loads(sys.argv[2])
 from voicevault.bulk.worker import serve
 serve(int(sys.argv[1]))
 """
+SLOW = 5.0
+"""Seconds after which a recording most likely waits for a disk or hangs, and computes nothing."""
 _START = 120.0
 """Seconds that a process may take to start."""
 
@@ -53,6 +55,8 @@ class Decoder:
     Args:
         min_speech: Seconds of net speech that each recording needs.
         timeout: Seconds after which a recording counts as hanging.
+
+    Calls take `slow`, which is called once, where their answer takes longer than `SLOW`.
     """
 
     def __init__(
@@ -69,15 +73,15 @@ class Decoder:
         self._connection: Connection | None = None
         self._closed = False
 
-    def fingerprint(self, path: Path) -> str | None:
+    def fingerprint(self, path: Path, slow: Callable[[], None]) -> str | None:
         """Hex SHA-256 of a file, None where it has none to offer. Raises DecoderClosed."""
         try:
-            sha256 = self._ask("fingerprint", path, "", receive)["sha256"]
+            sha256 = self._ask("fingerprint", path, "", receive, slow)["sha256"]
         except _Died:
             return None
         return None if sha256 is None else str(sha256)
 
-    def prepare(self, row: ManifestRow) -> Prepared | RowOutcome:
+    def prepare(self, row: ManifestRow, slow: Callable[[], None]) -> Prepared | RowOutcome:
         """Decodes a recording and finds the speech in it; one that ends the process twice is rejected.
 
         Raises:
@@ -90,7 +94,7 @@ class Decoder:
 
         for last in (False, True):
             try:
-                return self._ask("prepare", row.path, row.speaker, answer)
+                return self._ask("prepare", row.path, row.speaker, answer, slow)
             except _Died as died:
                 # Once may be somebody else's doing, such as the system being out of memory.
                 if last or died.hung:
@@ -113,11 +117,21 @@ class Decoder:
         if process is not None:
             process.kill()
 
-    def _ask(self, what: str, path: Path, speaker: str, answer: Callable[[Connection], T]) -> T:
+    def _ask(
+        self,
+        what: str,
+        path: Path,
+        speaker: str,
+        answer: Callable[[Connection], T],
+        slow: Callable[[], None],
+    ) -> T:
         connection = self._connection if self._connection is not None else self._start()
         try:
             send(connection, {"do": what, "path": str(path), "speaker": speaker})
-            if connection.poll(self._timeout):
+            if connection.poll(min(SLOW, self._timeout)):
+                return answer(connection)
+            slow()
+            if connection.poll(max(0.0, self._timeout - SLOW)):
                 return answer(connection)
         except (EOFError, OSError) as error:
             how = self._end(5.0)

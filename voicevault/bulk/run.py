@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from queue import Queue
 from threading import Event, Lock, Semaphore, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from voicevault.bulk.decoder import Decoder, DecoderClosed
 from voicevault.bulk.flow import Pool
@@ -155,6 +155,26 @@ class _Committer:
         raise AssertionError("unreachable")
 
 
+class _Core:
+    """A core that is held inside a ``with``, or until it is let go of."""
+
+    def __init__(self, cores: Semaphore) -> None:
+        self._cores, self._held = cores, False
+
+    def __enter__(self) -> Self:
+        self._cores.acquire()
+        self._held = True
+        return self
+
+    def let_go(self) -> None:
+        if self._held:
+            self._held = False
+            self._cores.release()
+
+    def __exit__(self, *_: object) -> None:
+        self.let_go()
+
+
 class _Run:
     """The threads of one run. Those that decode drive a process each."""
 
@@ -180,7 +200,8 @@ class _Run:
         self._known_sources, self._pipeline, self._min_speech = known_sources, pipeline, min_speech
         self._decoders = [Decoder(pipeline.detector, limits, min_speech, timeout) for _ in range(workers)]
         # Whoever computes holds a core. Where the pool is full those that decode let go of theirs, where it is
-        # empty those that embed: neither kind needs a share of its own, and no core is idle.
+        # empty those that embed: neither kind needs a share of its own, and no core is idle. A recording that hangs
+        # holds none.
         self._cores = Semaphore(cores)
         self._pool = Pool(batch, takers=cores, putters=workers)
         self._model = ExitStack()
@@ -233,8 +254,8 @@ class _Run:
     def _decode(self, decoder: Decoder) -> None:
         try:
             while not self._stop.is_set() and (row := self._next_row()) is not None:
-                with self._cores:
-                    done = self._prepare(row, decoder)
+                with _Core(self._cores) as core:
+                    done = self._prepare(row, decoder, core.let_go)
                 if isinstance(done, RowOutcome):
                     self._events.put(done)
                 elif not self._pool.put(done):
@@ -255,11 +276,11 @@ class _Run:
                     self.speakers.setdefault(row.speaker, row)
             return self._block.popleft() if self._block else None
 
-    def _prepare(self, row: ManifestRow, decoder: Decoder) -> Prepared | RowOutcome:
+    def _prepare(self, row: ManifestRow, decoder: Decoder, slow: Callable[[], None]) -> Prepared | RowOutcome:
         known = self._known.get(row.speaker)
-        if known and decoder.fingerprint(row.path) in known:
+        if known and decoder.fingerprint(row.path, slow) in known:
             return skipped(row)
-        return decoder.prepare(row)
+        return decoder.prepare(row, slow)
 
     def _embed(self) -> None:
         if not self._pool.expects():
