@@ -13,6 +13,7 @@ from voicevault.bootstrap import open_vault
 from voicevault.cores import available_cores
 from voicevault.errors import SettingsError
 from voicevault.service.app import create_app
+from voicevault.service.protocol import HttpProtocol
 from voicevault.settings import Settings
 from voicevault.vault import Vault
 
@@ -40,7 +41,7 @@ def make_server(vault: Vault, settings: Settings) -> Server:
     config = uvicorn.Config(
         create_app(vault, settings),
         loop="uvloop" if os.name == "posix" else "asyncio",
-        http="httptools",
+        http=HttpProtocol,
         log_level="warning",
         access_log=False,  # paths hold speaker ids
         server_header=False,
