@@ -70,17 +70,20 @@ class AugmentConfig:
 
 
 class Augmenter:
-    """Draws depend on (seed, number of the draw) alone.
+    """Draws depend on (seed, number of the draw) alone, whatever the device.
 
     Args:
         root: What `noise_folder` and `room_folder` start from.
+        device: Where the crops come from and go to; codecs run on the CPU.
 
     Raises:
         ManifestError: A folder holds no recordings.
     """
 
-    def __init__(self, config: AugmentConfig, root: Path, seed: int) -> None:
-        self.config, self.seed = config, seed
+    def __init__(
+        self, config: AugmentConfig, root: Path, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.config, self.seed, self.device = config, seed, torch.device(device)
         self.rooms: Tensor | None = None
         if config.reverb:
             rooms = (
@@ -88,20 +91,19 @@ class Augmenter:
                 if config.room_folder
                 else simulated_rooms(config.rooms, config.room_seconds, seed)
             )
-            self.rooms = torch.from_numpy(rooms)
+            self.rooms = torch.from_numpy(rooms).to(self.device)
         self._spectra: dict[int, Tensor] = {}
         self.noises: Tensor | None = None
         if config.noise:
-            self.noises = (
-                load_noises(root / config.noise_folder) if config.noise_folder else synthetic_noise(seed)
-            )
+            noises = load_noises(root / config.noise_folder) if config.noise_folder else synthetic_noise(seed)
+            self.noises = noises.to(self.device)
 
     def __call__(self, crops: Tensor, draw: int) -> Tensor:
         """float32 [b, samples] -> the same shape, at comparable levels."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw)
 
         def uniform(*shape: int) -> Tensor:
-            return torch.rand(*shape, generator=generator)
+            return torch.rand(*shape, generator=generator).to(self.device)
 
         c, batch = self.config, len(crops)
         out: Tensor = self._coloured(crops, generator, uniform)
@@ -115,7 +117,7 @@ class Augmenter:
         coded = (uniform(batch) < c.codec).nonzero()[:, 0].tolist()
         for row in coded:
             codec = CODECS[int(torch.randint(len(CODECS), (1,), generator=generator))]
-            out[row] = torch.from_numpy(through_codec(out[row].numpy(), codec))
+            out[row] = torch.from_numpy(through_codec(out[row].cpu().numpy(), codec)).to(self.device)
         return out
 
     def _coloured(self, crops: Tensor, generator: torch.Generator, uniform: Callable[..., Tensor]) -> Tensor:
@@ -123,17 +125,17 @@ class Augmenter:
         c, (batch, samples) = self.config, crops.shape
         size = 1 << math.ceil(math.log2(samples + int(c.room_seconds * SAMPLE_RATE)))
         bins = size // 2 + 1
-        response = torch.ones(batch, bins, dtype=torch.complex64)
+        response = torch.ones(batch, bins, dtype=torch.complex64, device=self.device)
         reverb = uniform(batch) < c.reverb
         if self.rooms is not None:
-            room = torch.randint(len(self.rooms), (batch,), generator=generator)
+            room = torch.randint(len(self.rooms), (batch,), generator=generator).to(self.device)
             response[reverb] = self._responses(size)[room[reverb]]
         equalised = uniform(batch) < c.equaliser
-        knots_db = torch.randn(batch, 1, 10, generator=generator) * c.equaliser_db
+        knots_db = torch.randn(batch, 1, 10, generator=generator).to(self.device) * c.equaliser_db
         curve = torch.nn.functional.interpolate(knots_db, bins, mode="linear", align_corners=True)[:, 0]
         response[equalised] *= 10 ** (curve[equalised] / 20)
         narrow = uniform(batch) < c.band
-        frequency = torch.linspace(0, SAMPLE_RATE / 2, bins)
+        frequency = torch.linspace(0, SAMPLE_RATE / 2, bins, device=self.device)
         response[narrow] *= torch.sigmoid((frequency - 250) / 40) * torch.sigmoid((3500 - frequency) / 60)
         filtered = torch.fft.irfft(torch.fft.rfft(crops, n=size) * response, n=size)[:, :samples]
         level = crops.norm(dim=1, keepdim=True)

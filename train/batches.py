@@ -1,7 +1,8 @@
-"""Augmented crops and labels of a step, made by a thread one step ahead."""
+"""Augmented crops and labels of a step, made ahead of it."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from train.augment import Augmenter
 from train.config import FitConfig
 from train.data import BatchSampler
+from voicevault.cores import available_cores
 from voicevault.types import SAMPLE_RATE
 
 SPEEDS = ((10, 10), (9, 10), (11, 10))
@@ -21,19 +23,29 @@ SPEEDS = ((10, 10), (9, 10), (11, 10))
 TRACTS = (0.9, 1.1)
 """Factors on the frequencies of the copies that count as yet others."""
 
+AHEAD = 4
+"""Steps whose batches are made while a GPU is at work on one."""
+
 
 class Batches:
     """What a step sees depends on (config, corpus, step, process) alone.
 
     Args:
         rank, world: This process of so many that train together; each draws batches of its own.
+        device: What is batched is computed there: all but the codecs.
     """
 
     def __init__(
-        self, config: FitConfig, sampler: BatchSampler, root: Path, rank: int = 0, world: int = 1
+        self,
+        config: FitConfig,
+        sampler: BatchSampler,
+        root: Path,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.config, self.sampler, self.rank, self.world = config, sampler, rank, world
-        self.augment = Augmenter(config.augment, root, config.seed)
+        self.augment = Augmenter(config.augment, root, config.seed, device)
         self._sped = len(SPEEDS) - 1 if config.data.speed_share else 0
         copies = self._sped + (len(TRACTS) if config.data.tract_share else 0)
         self.classes = len(sampler.classes) * (1 + copies)
@@ -53,18 +65,21 @@ class Batches:
         old, new = SPEEDS[speed]
         draw = step * self.world + self.rank
         crops, labels = self.sampler.draw(draw, speakers, -(-samples * old // new))
-        waveforms = torch.from_numpy(crops)
+        waveforms = torch.from_numpy(crops).to(self.augment.device)
         if speed:
             waveforms = torchaudio.functional.resample(waveforms, old, new)[:, :samples]
         copy = speed if tract is None else self._sped + 1 + tract
         classes = torch.from_numpy(labels + copy * len(self.sampler.classes))
         return self.augment(waveforms, draw), classes, 1.0 if tract is None else TRACTS[tract]
 
-    def after(self, step: int, last_part: Callable[[], bool]) -> Iterator[tuple[Tensor, Tensor, float]]:
-        """The batches of `step` and all that follow; `last_part` is asked before each is made."""
-        with ThreadPoolExecutor(1, "batches") as pool:
-            ahead: Future[tuple[Tensor, Tensor, float]] = pool.submit(self.make, step, last_part())
+    def after(self, step: int, last_part: Callable[[int], bool]) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """The batches of `step` and all that follow, made by threads: one step ahead on a CPU, whose cores have enough to do, and
+        several for a GPU. `last_part` is asked for each step when it is begun."""
+        depth = 1 if self.augment.device.type == "cpu" else min(AHEAD, available_cores())
+        with ThreadPoolExecutor(depth, "batches") as pool:
+            ahead: deque[Future[tuple[Tensor, Tensor, float]]] = deque()
             while True:
-                step += 1
-                ready, ahead = ahead, pool.submit(self.make, step, last_part())
-                yield ready.result()
+                while len(ahead) <= depth:
+                    ahead.append(pool.submit(self.make, step, last_part(step)))
+                    step += 1
+                yield ahead.popleft().result()

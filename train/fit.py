@@ -89,7 +89,7 @@ class Fit:
             self.processes.wait()
             self._say_skipped()
         sampler = BatchSampler(self.corpus.cache, self.corpus.training, config.data.weights, config.seed)
-        self.batches = Batches(config, sampler, root, self.processes.rank, self.processes.world)
+        self.batches = Batches(config, sampler, root, self.processes.rank, self.processes.world, self.device)
         self.objective = Objective(config, start.model, self.batches.classes).to(self.device)
         self.average = copy.deepcopy(self.objective.model).eval()
         o = config.optimiser
@@ -108,9 +108,13 @@ class Fit:
     @property
     def progress(self) -> float:
         """Of the schedule, in [0, 1]."""
+        return self._progress_at(self.step)
+
+    def _progress_at(self, step: int) -> float:
+        """As far as is known now."""
         o = self.config.optimiser
         by_time = self.seconds / (60 * o.minutes) if o.minutes else 0.0
-        return min(1.0, max(self.step / o.steps, by_time))
+        return min(1.0, max(step / o.steps, by_time))
 
     @property
     def finished(self) -> bool:
@@ -233,7 +237,7 @@ class Fit:
             if self.start.init is not None and self.step == 0:
                 self._validate(board)  # weights that get no better than those it starts from are not kept
             task = bar.add_task("training", total=self.config.optimiser.steps, completed=self.step, shown="")
-            last_part = lambda: in_last_part(self.config, self.progress)  # noqa: E731
+            last_part = lambda step: in_last_part(self.config, self._progress_at(step))  # noqa: E731
             for waveforms, labels, tract in self.batches.after(self.step, last_part):
                 if self.finished:
                     break

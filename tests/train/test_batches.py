@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -93,3 +94,33 @@ def test_another_tract_is_made_of_the_same_sound(speech: Corpus) -> None:
         assert factor in TRACTS
         assert torch.equal(plain, copied)
         assert torch.equal(copies % len(without.sampler.classes), labels)
+
+
+def test_batches_come_in_order_and_as_they_are_wherever_a_run_is_taken_up_again(speech: Corpus) -> None:
+    made = batches(speech, config(speed_share=0.3))
+    last = lambda step: step >= 7  # noqa: E731
+    whole = list(islice(made.after(3, last), 8))
+    for step, (waveforms, labels, factor) in enumerate(whole, start=3):
+        ours, own, again = made.make(step, last(step))
+        assert torch.equal(waveforms, ours) and torch.equal(labels, own)
+        assert factor == again
+    # Taken up at the very step with which the last part begins, too.
+    for step in (6, 7, 8):
+        waveforms, labels, _ = next(made.after(step, last))
+        assert torch.equal(waveforms, whole[step - 3][0]) and torch.equal(labels, whole[step - 3][1])
+    assert [len(waveforms) == 6 and waveforms.shape[1] == 11_200 for waveforms, *_ in whole] == [
+        False
+    ] * 4 + [True] * 4
+
+
+def test_what_is_made_for_a_gpu_is_made_several_steps_ahead(
+    speech: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = batches(speech, config())
+    asked: list[int] = []
+    monkeypatch.setattr("train.batches.available_cores", lambda: 3)
+    made.augment.device = torch.device("cuda")
+    monkeypatch.setattr(Batches, "make", lambda self, step, last_part=False: (step, last_part))
+    steps = list(islice(made.after(5, lambda step: asked.append(step) or False), 3))
+    assert steps == [(5, False), (6, False), (7, False)]
+    assert asked == list(range(5, 11))

@@ -70,7 +70,7 @@ def test_a_training_is_the_same_twice_and_when_it_was_stopped(
     assert any(not torch.equal(value, start[name]) for name, value in weights(whole).items())
 
     stopped = fit(config, corpus, tmp_path / "stopped", cache)
-    for step, (waveforms, labels, _) in enumerate(stopped.batches.after(0, lambda: False)):
+    for step, (waveforms, labels, _) in enumerate(stopped.batches.after(0, lambda step: False)):
         if step == 5:
             break
         stopped.train_step(stopped.objective, waveforms, labels)
