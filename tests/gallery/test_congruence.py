@@ -42,7 +42,7 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a gallery of a million on three cores, and after large imports."""
     monkeypatch.setattr("voicevault.index.codec._SHARD_BYTES", 1 << 12)
     monkeypatch.setattr("voicevault.gallery.galleries.available_cores", lambda: 3)
-    monkeypatch.setattr("voicevault.gallery.galleries.SLICE", 16)
+    monkeypatch.setattr("voicevault.store.gallery.SLICE", 16)
 
 
 @dataclass
@@ -106,11 +106,12 @@ class Life(RuleBasedStateMachine):
         return Galleries(self.store, self.folder / self.tier, TIERS[self.tier], find)
 
     def check(self, which: int, probes: Float32Array, k: int, allow: Int64Array | None = None) -> None:
+        galleries = self.galleries[which]
         if self.accelerated:  # now, not when the background comes to it
-            index = self.galleries[which].current("c")[0]
+            index, position = galleries.current("c")
             assert isinstance(index, CompressedIndex)
-            self.galleries[which]._devices.accelerate(index)
-        self.oracle.check(self.galleries[which], probes, k, allow)
+            galleries._upkeep._accelerate(galleries._held[position.uuid], index)
+        self.oracle.check(galleries, probes, k, allow)
 
     @rule(given=st.dictionaries(names, voices, min_size=1, max_size=40))
     def enroll(self, given: dict[str, int]) -> None:

@@ -6,7 +6,6 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
@@ -15,7 +14,8 @@ from voicevault.errors import CollectionNotFoundError, IndexUnavailableError, St
 from voicevault.gallery.background import Background
 from voicevault.gallery.devices import Devices
 from voicevault.gallery.files import Index, IndexFiles, Limits
-from voicevault.index import BuildStoppedError, CompressedIndex, Crew, Device, FlatIndex, SnapshotRejected
+from voicevault.gallery.upkeep import Held, Upkeep
+from voicevault.index import CompressedIndex, Crew, Device, FlatIndex, SnapshotRejected
 from voicevault.store import Store
 from voicevault.types import Change, Float32Array, GalleryPosition, Int64Array, Op, SearchResult
 
@@ -25,24 +25,6 @@ SAVE_AFTER = 1000
 """Changes after which the file of an exact index is written anew; what is missing in it is read from the log."""
 WORTH_SAVING = 1000
 """Voiceprints from which an exact index that is let go of is saved first: fewer are read from the database as fast."""
-SLICE = 1 << 16
-"""Changes that are read from the log at a time, so that an import of any size is caught up with in bounded memory. A
-search that falls between two slices may meet voiceprints of later writes beside those of the generation it asked for."""
-_UPKEEP_PAUSE = 1.0
-"""Seconds between two tries, while another process does the work."""
-
-
-@dataclass
-class _Held:
-    """The index of one collection, and how many changes the file of an exact one lacks."""
-
-    uuid: str
-    collection: str
-    index: Index
-    unsaved: int
-    file: Lock = field(default_factory=Lock)
-    upkeep: Lock = field(default_factory=Lock)
-    upkeep_after: float = 0.0
 
 
 class Galleries:
@@ -70,8 +52,11 @@ class Galleries:
         self._crew = Crew(available_cores())
         self._files = IndexFiles(store, folder, self._limits, self._background.stop, self._crew)
         self._devices = Devices(find_device)
-        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._held: OrderedDict[str, Held] = OrderedDict()
         self._lock = Lock()
+        self._upkeep = Upkeep(
+            store, self._files, self._limits, self._background, self._devices, self._replace, self._reject
+        )
         self._building: dict[str, Lock] = {}
         self._rebuilding: set[str] = set()
         self.rebuilds = 0
@@ -146,7 +131,7 @@ class Galleries:
 
     # --- catching up -------------------------------------------------------------------------------------
 
-    def _caught_up(self, collection: str, held: _Held, index: Index, position: GalleryPosition) -> bool:
+    def _caught_up(self, collection: str, held: Held, index: Index, position: GalleryPosition) -> bool:
         """Whether the index is level now; False where its history is not the collection's."""
         generation, token = index.generation, index.token
         if generation == position.generation:
@@ -155,7 +140,7 @@ class Galleries:
         if self._store.token_at(collection, generation) != token:
             return index.generation != generation and index.generation >= position.generation
         removed = False
-        for seen, changes in self._store.changes_in_slices(collection, generation, SLICE):
+        for seen, changes in self._store.changes_in_slices(collection, generation):
             if seen.uuid != held.uuid:
                 return False
             index.apply(changes, seen.generation, seen.token)
@@ -165,14 +150,14 @@ class Galleries:
             if isinstance(index, FlatIndex):
                 self._delete_file(held)
             else:
-                self._background.later("erase", lambda: self._erase(held))
-        self._look_after(held)
+                self._background.later("erase", lambda: self._upkeep.erase(held))
+        self._upkeep.look_after(held)
         return True
 
     def _build(self, collection: str, position: GalleryPosition, discard: bool) -> None:
         index = None if discard else self._files.open(collection, position)
         if index is not None:
-            self._hold(_Held(position.uuid, collection, index, 0))
+            self._hold(Held(position.uuid, collection, index, 0))
             return
         now, size = self._store.size(collection)
         large = self._limits.wants_base(size, now.dim)
@@ -187,11 +172,11 @@ class Galleries:
         finally:
             self._rebuilding.discard(now.uuid)
         # Under a new UUID the caller comes round again and finds it there.
-        self._hold(_Held(seen.uuid, collection, index, count))
+        self._hold(Held(seen.uuid, collection, index, count))
         if discard and seen.uuid != position.uuid:
             self._held.pop(position.uuid, None)
 
-    def _hold(self, held: _Held) -> None:
+    def _hold(self, held: Held) -> None:
         with self._lock:
             self._held[held.uuid] = held
             self._held.move_to_end(held.uuid)
@@ -206,8 +191,8 @@ class Galleries:
             if other.index.stats().vectors >= WORTH_SAVING:
                 self._save(other)
         if isinstance(held.index, CompressedIndex):
-            self._background.later("upkeep", lambda: self._scrub(held))
-        self._look_after(held)
+            self._background.later("upkeep", lambda: self._upkeep.scrub(held))
+        self._upkeep.look_after(held)
 
     # --- files -------------------------------------------------------------------------------------------
 
@@ -225,7 +210,7 @@ class Galleries:
         self.current(collection)
         held = self._held.get(uuid)
         if held is not None and isinstance(held.index, CompressedIndex):
-            self._erase(held)
+            self._upkeep.erase(held)
         elif held is not None:
             self._delete_file(held)
 
@@ -240,7 +225,7 @@ class Galleries:
         held = self._held.get(position.uuid)
         if held is not None:
             with held.upkeep:
-                self._renew(held)
+                self._upkeep.renew(held)
 
     def discard(self, uuid: str) -> None:
         """Deletes the index files of a collection."""
@@ -265,16 +250,16 @@ class Galleries:
         self._crew.close()
         self._devices.close()
 
-    def _delete_file(self, held: _Held) -> None:
+    def _delete_file(self, held: Held) -> None:
         with held.file:  # a save that runs may still hold what was removed
             self._files.discard(held.uuid)
             held.unsaved = max(held.unsaved, 1)
 
-    def _save_if_due(self, held: _Held) -> None:
+    def _save_if_due(self, held: Held) -> None:
         if held.unsaved >= SAVE_AFTER and not held.file.locked():
             self._save(held)
 
-    def _save(self, held: _Held) -> None:
+    def _save(self, held: Held) -> None:
         if not held.unsaved or not isinstance(held.index, FlatIndex):
             return
         with held.file:
@@ -288,16 +273,21 @@ class Galleries:
                 self._files.discard(held.uuid)
                 held.unsaved = 1
 
-    def _forgotten_since(self, held: _Held) -> bool:
+    def _forgotten_since(self, held: Held) -> bool:
         """Whether somebody was removed whom the index still holds: by another process, or its collection is gone."""
         try:
-            slices = self._store.changes_in_slices(held.collection, held.index.generation, SLICE)
+            slices = self._store.changes_in_slices(held.collection, held.index.generation)
             return any(seen.uuid != held.uuid or _removes(changes) for seen, changes in slices)
         except CollectionNotFoundError:
             return True
         except StoreError as error:
             log.warning("index file of collection %s is not kept: %s", held.uuid, error)
             return True
+
+    def _replace(self, held: Held, old: Index, new: Index) -> None:
+        with self._lock:
+            if held.index is old:
+                held.index, held.unsaved = new, 0
 
     def _reject(self, uuid: str, index: Index, reason: str) -> None:
         log.warning("index file of collection %s %s; rebuilding from the database", uuid, reason)
@@ -307,74 +297,6 @@ class Galleries:
                 return
             self._held.pop(uuid)
         self._files.discard(uuid)
-
-    # --- in the background -------------------------------------------------------------------------------
-
-    def _look_after(self, held: _Held) -> None:
-        """Has the index compacted, or moved to another tier, where that is due."""
-        if time.monotonic() < held.upkeep_after or not self._limits.upkeep_due(held.index):
-            return
-        if not held.upkeep.locked():
-            held.upkeep_after = time.monotonic() + _UPKEEP_PAUSE
-            self._background.later("upkeep", lambda: self._upkeep(held))
-
-    def _upkeep(self, held: _Held) -> None:
-        if self._limits.upkeep_due(held.index) and held.upkeep.acquire(blocking=False):
-            try:
-                self._renew(held)
-            except (BuildStoppedError, CollectionNotFoundError):
-                pass  # nobody will ask again
-            finally:
-                held.upkeep_after = time.monotonic() + _UPKEEP_PAUSE
-                held.upkeep.release()
-
-    def _renew(self, held: _Held) -> None:
-        old = held.index
-        try:
-            new = self._files.compact(held.collection, held.uuid, old)
-            if isinstance(new, CompressedIndex):
-                # Before anybody asks it: a search that has to check what it reads takes ten times as long.
-                new.base.scrub(self._background.stop.is_set)
-                self._devices.accelerate(new)
-        except SnapshotRejected as rejected:
-            self._reject(held.uuid, old, str(rejected))
-            return
-        if new is None:
-            return
-        self._catch_up_unheld(held.collection, held.uuid, new)
-        with self._lock:
-            if held.index is old:
-                held.index, held.unsaved = new, 0
-        if isinstance(new, CompressedIndex):
-            self._erase(held)
-
-    def _catch_up_unheld(self, collection: str, uuid: str, index: Index) -> None:
-        # Most of what came meanwhile, so that the first question after the change has little left to do.
-        for seen, changes in self._store.changes_in_slices(collection, index.generation, SLICE):
-            if seen.uuid != uuid:
-                return
-            index.apply(changes, seen.generation, seen.token)
-
-    def _erase(self, held: _Held) -> None:
-        index = held.index
-        if not isinstance(index, CompressedIndex):
-            return
-        try:
-            index.erase()
-            self._background.later("upkeep", lambda: self._devices.accelerate(index))
-        except OSError as error:
-            log.warning("index file of collection %s cannot be erased in place: %s", held.uuid, error)
-            self._files.discard(held.uuid)
-
-    def _scrub(self, held: _Held) -> None:
-        index = held.index
-        if not isinstance(index, CompressedIndex) or index.base.scrubbed:
-            return
-        try:
-            index.base.scrub(self._background.stop.is_set)
-            self._devices.accelerate(index)
-        except SnapshotRejected as rejected:
-            self._reject(held.uuid, index, str(rejected))
 
 
 def _removes(changes: Sequence[Change]) -> bool:

@@ -28,6 +28,9 @@ from voicevault.types import Change, Float32Array, GalleryPosition, Int64Array, 
 
 STREAMED = 4096
 """Voiceprints per block of a stream."""
+SLICE = 1 << 16
+"""Changes that are read at a time, so that an import of any size is caught up with in bounded memory. A search that falls
+between two slices may meet voiceprints of later writes beside those of the generation it asked for."""
 
 
 def _position(row: CollectionRow) -> GalleryPosition:
@@ -135,9 +138,11 @@ class Gallery(Database):
             return replace(_position(found), generation=cut, token=changes[-1].token), changes
 
     def changes_in_slices(
-        self, collection: str, since_generation: int, most: int
+        self, collection: str, since_generation: int, most: int | None = None
     ) -> Iterator[tuple[GalleryPosition, list[Change]]]:
-        """`changes`, so many at a time and some more where one write has more, each slice in a transaction of its own."""
+        """`changes`, so many at a time (None is SLICE) and some more where one write has more, each slice in a transaction
+        of its own."""
+        most = SLICE if most is None else most
         while True:
             position, changes = self.changes(collection, since_generation, most)
             yield position, changes
