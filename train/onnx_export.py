@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +42,14 @@ def export_onnx(folder: Path, path: Path) -> float:
     module = _WaveformToEmbedding(model).eval()
     example = torch.randn(1, 3 * SAMPLE_RATE, generator=torch.Generator().manual_seed(0)) * 0.1
     samples = torch.export.Dim("samples", min=model.minimum_samples + 1, max=600 * SAMPLE_RATE)
-    torch.onnx.export(
-        module, (example,), path, input_names=["waveform"], output_names=["embedding"],
-        dynamic_shapes={"waveform": {1: samples}}, dynamo=True, external_data=False, verbose=False,
-    )  # fmt: skip
+    # It warns of packages that are not there and not needed, and of its own use of torch.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.onnx.export(
+            module, (example,), path, input_names=["waveform"], output_names=["embedding"],
+            dynamic_shapes={"waveform": {1: samples}}, dynamo=True, external_data=False, verbose=False,
+        )  # fmt: skip
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     least = 1.0
     for seconds in (1.0, 2.5, 6.0):
