@@ -225,10 +225,17 @@ class Vault:
         name: str | Unset | None = UNSET,
         attributes: Mapping[str, Any] | Unset | None = UNSET,
         tags: Iterable[str] | Unset | None = UNSET,
+        add: bool = False,
         collection: str = DEFAULT_COLLECTION,
     ) -> Speaker:
-        """Replaces what is given; None empties a field. Raises SpeakerNotFoundError."""
-        return self._store.update_speaker(collection, id, name=name, attributes=attributes, tags=tags)
+        """Replaces what is given; None empties a field. With `add`, attributes and tags join those that are there.
+
+        Raises:
+            SpeakerNotFoundError, RequestError.
+        """
+        return self._store.update_speaker(
+            collection, id, name=name, attributes=attributes, tags=tags, add=add
+        )
 
     def forget(
         self, speaker_id: str, enrollment_id: str | None = None, *, collection: str = DEFAULT_COLLECTION

@@ -127,10 +127,10 @@ def test_ctrl_c_is_quiet(start: Start, tmp_path: Path, ada: list[Path]) -> None:
 
 
 def test_serve_says_where_and_answers(start: Start, ada: list[Path]) -> None:
-    process = start("serve", "--port", "0")
+    process = start("serve", "--port", "0", "--json")
     try:
         assert process.stdout is not None
-        url = process.stdout.readline().decode().split()[-1]
+        url = json.loads(process.stdout.readline())["url"]
         with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
             sent = client.post(
                 "/v1/collections/default/speakers/ada/enrollments", content=ada[0].read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,22 @@ def test_asking_for_what_no_database_keeps(store: Store, text: str) -> None:
         with pytest.raises(wrong):
             ask()
     assert isinstance(store.speakers("c"), list)  # the connections are fine
+
+
+def test_what_several_add_to_a_speaker_at_once_is_all_there(store: Store) -> None:
+    store.create_speaker("c", "s", attributes={"kept": 1}, tags=["kept"])
+
+    def add(n: int) -> None:
+        store.update_speaker("c", "s", tags=[f"t{n}"], attributes={f"a{n}": n}, add=True)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(16)))
+    found = store.speaker("c", "s")
+    assert set(found.tags) == {"kept", *(f"t{n}" for n in range(16))}
+    assert found.attributes == {"kept": 1, **{f"a{n}": n for n in range(16)}}
+    with pytest.raises(errors.RequestError, match="at most 100"):
+        store.update_speaker("c", "s", tags=[f"more{n}" for n in range(90)], add=True)
+    assert store.speaker("c", "s") == found
 
 
 def test_voiceprint_is_the_normalised_mean(store: Store, embedding: MakeEmbedding) -> None:

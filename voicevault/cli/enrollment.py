@@ -104,13 +104,9 @@ def enroll(
         code = each(session, files, add)
         if name is not None or tags or more:
             with suppress(SpeakerNotFoundError):  # none of the recordings could be used, which is told by now
-                there = vault.speaker(speaker, collection=collection)
+                named = {} if name is None else {"name": name or None}
                 vault.update_speaker(
-                    speaker,
-                    collection=collection,
-                    name=there.name if name is None else name or None,
-                    tags=[*there.tags, *(tags or [])],
-                    attributes={**there.attributes, **more},
+                    speaker, collection=collection, tags=tags or (), attributes=more, add=True, **named
                 )
     return code
 

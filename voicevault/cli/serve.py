@@ -18,4 +18,4 @@ def run(session: Session) -> None:
     """
     from voicevault.service.server import serve
 
-    serve(session.settings)
+    serve(session.settings, lambda url: session.line({"url": url}, f"voicevault listens on {url}"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 
 import uvicorn
@@ -21,13 +22,21 @@ GRACE_SECONDS = 30
 """How long requests under way may take to end when the server stops."""
 
 
+def say(url: str) -> None:
+    print(f"voicevault listens on {url}", flush=True)
+
+
 class Server(uvicorn.Server):
     """uvicorn's server, which says where it listens."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self.announce = announce
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            print(f"voicevault listens on {address(self.servers[0].sockets[0])}", flush=True)
+            self.announce(address(self.servers[0].sockets[0]))
 
 
 def address(listener: socket.socket) -> str:
@@ -36,8 +45,8 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def make_server(vault: Vault, settings: Settings) -> Server:
-    """The server of an open vault, ready to run."""
+def make_server(vault: Vault, settings: Settings, announce: Callable[[str], None] = say) -> Server:
+    """The server of an open vault, ready to run; `announce` gets its URL when it listens."""
     config = uvicorn.Config(
         create_app(vault, settings),
         loop="uvloop" if os.name == "posix" else "asyncio",
@@ -48,10 +57,10 @@ def make_server(vault: Vault, settings: Settings) -> Server:
         proxy_headers=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    return Server(config)
+    return Server(config, announce)
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, announce: Callable[[str], None] = say) -> None:
     """Opens the vault, answers on `settings.host` and `settings.port` until SIGINT or SIGTERM, and closes the vault.
 
     Raises:
@@ -62,7 +71,7 @@ def serve(settings: Settings) -> None:
             # Requests run side by side; threads of one inference would only fight with those of the others.
             cores = available_cores()
             settings = settings.changed(threads=max(1, cores // (settings.concurrency or cores)))
-        server = make_server(open_vault(settings, serving=True), settings)
+        server = make_server(open_vault(settings, serving=True), settings, announce)
         # uvicorn raises the signal again when it has shut down; without a handler SIGTERM would then count as a crash.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):

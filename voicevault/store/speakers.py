@@ -171,8 +171,12 @@ class Speakers(Database):
         name: str | Unset | None = UNSET,
         attributes: Mapping[str, Any] | Unset | None = UNSET,
         tags: Iterable[str] | Unset | None = UNSET,
+        add: bool = False,
     ) -> Speaker:
         """Replaces what is given and leaves the rest; None empties a field.
+
+        Args:
+            add: Attributes and tags join those that are there.
 
         Raises:
             CollectionNotFoundError: There is no such collection.
@@ -187,9 +191,10 @@ class Speakers(Database):
             if not isinstance(new_name, Unset):
                 row.name = new_name
             if not isinstance(new_attributes, Unset):
-                row.attributes = new_attributes
+                row.attributes = {**row.attributes, **new_attributes} if add else new_attributes
             if not isinstance(new_tags, Unset):
-                set_tags(row, new_tags)
+                there = [tag.tag for tag in row.tags] if add else []
+                set_tags(row, checked_tags([*there, *new_tags]))
             row.updated = now()
             write.session.flush()
             return _records(write.session, [row])[0]
