@@ -110,7 +110,9 @@ class Life(RuleBasedStateMachine):
         if self.accelerated:  # now, not when the background comes to it
             index, position = galleries.current("c")
             assert isinstance(index, CompressedIndex)
-            galleries._upkeep._accelerate(galleries._held[position.uuid], index)
+            held = galleries._held.get(position.uuid)
+            if held is not None:  # else its file was found to be damaged just now
+                galleries._upkeep._accelerate(held, index)
         self.oracle.check(galleries, probes, k, allow)
 
     @rule(given=st.dictionaries(names, voices, min_size=1, max_size=40))
