@@ -79,6 +79,8 @@ def fit(
 
 def _report(run: Path, config: Path, corpora: Path, kept_out: Sequence[Utterance]) -> None:
     """Thresholds from the speakers that were kept out, and an evaluation on them as a web page."""
+    from collections import Counter
+
     from train.evaluate_cli import evaluate
     from train.tune_cli import tune
     from voicevault.errors import RequestError
@@ -95,7 +97,8 @@ def _report(run: Path, config: Path, corpora: Path, kept_out: Sequence[Utterance
         )
     except RequestError as error:
         print(f"no thresholds: {error.message}")
-    whole = [u for u in kept_out if sum(other.path == u.path for other in kept_out) == 1]
+    pieces = Counter(u.path for u in kept_out)
+    whole = [u for u in kept_out if pieces[u.path] == 1]
     if len(whole) < 4:
         print("no report: the speakers kept out have one recording each; keep out speakers with several")
         return
