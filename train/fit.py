@@ -276,6 +276,7 @@ class Fit:
             # Of equals the later: where few speakers are kept out, the EER is 0 long before the model is good.
             if loss <= self.best:
                 facts = {"step": self.step, "eer": found.mean_eer, "accuracy": found.accuracy}
+                facts["last_part"] = in_last_part(self.config, self.progress)
                 save_state(self.folder / BEST_FILE, {"average": self.average}, None, facts)
         loss = self.processes.agree(loss, self.device)
         self.stale = 0 if loss < self.best else self.stale + 1
@@ -301,11 +302,13 @@ class Fit:
     def export(self, folder: Path, *, half: bool = True) -> str:
         """The best averaged weights as a model folder; returns its model_id.
 
-        Batch-norm statistics are measured anew where the training changed them.
+        Batch-norm statistics are measured anew where the training changed them, on crops as long as those that
+        the weights were trained on last.
         """
-        model = copy.deepcopy(self.average)
+        model, last_part = copy.deepcopy(self.average), in_last_part(self.config, self.progress)
         if (self.folder / BEST_FILE).exists():
-            load_state(self.folder / BEST_FILE, {"average": model}, None)
+            facts = load_state(self.folder / BEST_FILE, {"average": model}, None)
+            last_part = facts.get("last_part", False)
         norms = [] if self._keeps_norms else _norms(model)
         for norm in norms:
             norm.reset_running_stats()
@@ -314,6 +317,6 @@ class Fit:
             model.train()
             with torch.no_grad():
                 for i in range(NORM_BATCHES):
-                    waveforms, *_ = self.batches.make(1_000_000_000 + i, last_part=True)
+                    waveforms, *_ = self.batches.make(1_000_000_000 + i, last_part)
                     model(waveforms.to(self.device))
         return save_checkpoint(model.eval(), folder, half=half)
