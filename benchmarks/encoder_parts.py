@@ -115,8 +115,8 @@ class Bare:
         model, identity = load_checkpoint(folder)
         graph = EcapaGraph(model.network, load_ranges(folder, identity, precision))
         self._features = Features(model, graph)
-        self._whole = Compiled(graph.model, threads, 1)
-        self._each = Compiled(graph.model, threads, threads)
+        self._whole = Compiled(graph.model, threads)
+        self._each = Compiled(graph.model, 1)
         self._pool = ThreadPoolExecutor(threads)
 
     def front_end(self, waveforms: Sequence[Float32Array]) -> Call:

@@ -9,7 +9,7 @@ import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import current_thread, get_ident
+from threading import Lock, current_thread, get_ident
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from voicevault.encoder import engine_openvino
 from voicevault.encoder.checkpoint import SpeakerModel, save_checkpoint
 from voicevault.encoder.encoder import PIECE, WHOLE, ModelEncoder
 from voicevault.encoder.engine import open_engine, torch_threads
@@ -133,6 +134,55 @@ def test_calls_compute_on_their_own_threads(
             wide.embed(speech)
     assert {place[0] for place in seen} == {get_ident()}
     assert torch.get_num_threads() == before
+
+
+class Owned:
+    """A lock that says who holds it."""
+
+    def __init__(self) -> None:
+        self._lock, self.owner = Lock(), 0
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self.owner = get_ident()
+
+    def __exit__(self, *_: object) -> None:
+        self.owner = 0
+        self._lock.release()
+
+
+def test_kernels_for_a_new_shape_are_made_by_one_thread_at_a_time(
+    small_model: SmallModel, speech: list[Float32Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at once now and then get kernels that compute something else, in about one process of twenty under load."""
+    lock, seen = Owned(), list[tuple[int, tuple[int, ...], bool]]()
+    made = engine_openvino._Copy.__init__
+
+    class Spy:
+        def __init__(self, request: Any) -> None:
+            self._request = request
+            self.output_tensors = request.output_tensors
+
+        def infer(self, inputs: list[Any], share_inputs: bool) -> None:
+            seen.append((id(self), inputs[0].shape, lock.owner == get_ident()))
+            self._request.infer(inputs, share_inputs=share_inputs)
+            self.output_tensors = self._request.output_tensors
+
+    def spied(self: Any, *arguments: Any) -> None:
+        made(self, *arguments)
+        self._request = Spy(self._request)
+
+    monkeypatch.setattr(engine_openvino, "_MAKING_KERNELS", lock)
+    monkeypatch.setattr(engine_openvino._Copy, "__init__", spied)
+    engine = OpenVinoEngine(small_model(2, seed=5), 2)
+    for _ in range(3):
+        engine.embed(speech * 4)
+        engine.embed(speech[:1])
+    known: set[tuple[int, tuple[int, ...]]] = set()
+    for copy, shape, alone in seen:
+        assert alone == ((copy, shape) not in known)
+        known.add((copy, shape))
+    assert len(seen) > 2 * len(known) > 4
 
 
 def test_torch_threads_are_put_back() -> None:

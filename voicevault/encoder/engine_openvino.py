@@ -27,8 +27,10 @@ from voicevault.types import SAMPLE_RATE, Float32Array
 
 IN_FLIGHT = 60 * SAMPLE_RATE
 """Samples whose activations are in memory at a time, unless a single recording is longer."""
-
-
+KNOWN_SHAPES = 24
+"""Whose kernels a copy of a graph surely still has: OpenVINO keeps 5,000 of them, and a graph has 175 steps."""
+_MAKING_KERNELS = Lock()
+"""Of the process, as the caches are in which OpenVINO and oneDNN keep kernels."""
 TAIL = 0.001
 """Share of the values at either end of a recording's that need not fit into its range."""
 
@@ -97,7 +99,7 @@ class OpenVinoEngine:
     @cached_property
     def _whole(self) -> Compiled:
         """All threads for one recording."""
-        return Compiled(self._graph.model, self.threads, 1)
+        return Compiled(self._graph.model, self.threads)
 
     @property
     def _parallel(self) -> Compiled:
@@ -107,8 +109,7 @@ class OpenVinoEngine:
 
     @cached_property
     def _compiled_parallel(self) -> Compiled:
-        streams = max(self.threads, available_cores())
-        return Compiled(self._graph.model, streams, streams)
+        return Compiled(self._graph.model, 1)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -116,31 +117,55 @@ class OpenVinoEngine:
 
 
 class Compiled:
-    """A compiled graph with as many requests as were ever needed at once."""
+    """A graph, compiled as often as it was ever needed at once: each copy has one stream, and serves one caller at a time."""
 
-    def __init__(self, model: openvino.Model, threads: int, streams: int) -> None:
-        self._model = openvino.Core().compile_model(
-            model,
-            "CPU",
-            {
-                "INFERENCE_NUM_THREADS": threads,
-                "NUM_STREAMS": streams,
-                "INFERENCE_PRECISION_HINT": "f32",  # or a processor with bfloat16 computes in it
-                "ENABLE_CPU_PINNING": False,  # two processes must not share a core while another idles
-            },
-        )
-        self._idle: LifoQueue[Any] = LifoQueue()
+    def __init__(self, model: openvino.Model, threads: int) -> None:
+        self._model, self._threads = model, threads
+        self._idle: LifoQueue[_Copy] = LifoQueue()
 
     def infer(self, inputs: list[Any]) -> list[Float32Array]:
         """Inputs in order -> outputs in order."""
         try:
-            request = self._idle.get_nowait()
+            copy = self._idle.get_nowait()
         except Empty:
-            request = self._model.create_infer_request()
-        request.infer(inputs, share_inputs=True)
-        outputs = [np.array(tensor.data, np.float32) for tensor in request.output_tensors]
-        self._idle.put(request)
+            copy = _Copy(self._model, self._threads)
+        outputs = copy.infer(inputs)
+        self._idle.put(copy)
         return outputs
+
+
+class _Copy:
+    """One compiled graph and its request.
+
+    Two threads that make kernels for one shape at the same moment now and then get one that computes something else, and
+    the process keeps it: 3 processes of 57 did, under load. So kernels are made by one thread at a time. That is why a copy
+    has one stream: only then is it known which shapes it has kernels for.
+    """
+
+    def __init__(self, model: openvino.Model, threads: int) -> None:
+        with _MAKING_KERNELS:
+            compiled = openvino.Core().compile_model(
+                model,
+                "CPU",
+                {
+                    "INFERENCE_NUM_THREADS": threads,
+                    "NUM_STREAMS": 1,
+                    "INFERENCE_PRECISION_HINT": "f32",  # or a processor with bfloat16 computes in it
+                    "ENABLE_CPU_PINNING": False,  # two processes must not share a core while another idles
+                },
+            )
+            self._request = compiled.create_infer_request()
+        self._known: deque[tuple[int, ...]] = deque(maxlen=KNOWN_SHAPES)
+
+    def infer(self, inputs: list[Any]) -> list[Float32Array]:
+        shape = inputs[0].shape
+        if shape in self._known:
+            self._request.infer(inputs, share_inputs=True)
+        else:
+            with _MAKING_KERNELS:
+                self._request.infer(inputs, share_inputs=True)
+            self._known.append(shape)
+        return [np.array(tensor.data, np.float32) for tensor in self._request.output_tensors]
 
 
 class Features:
@@ -164,7 +189,7 @@ class Features:
 def saturates() -> bool:
     """Whether this processor's 8-bit products go wrong: those without VNNI add them in pairs in 16 bits, which are too few."""
     inputs = 64
-    (found,) = Compiled(saturation_probe(inputs), 1, 1).infer([np.full((1, 1, inputs), 255, np.float32)])
+    (found,) = Compiled(saturation_probe(inputs), 1).infer([np.full((1, 1, inputs), 255, np.float32)])
     return not np.allclose(found, 255 * 127 * inputs, rtol=1e-3)
 
 
@@ -175,7 +200,7 @@ def observe(model: SpeakerModel, speech: Sequence[Float32Array]) -> dict[str, tu
     cost all others their precision, and a kind of recording that is rare would be cut off by a mean.
     """
     graph = EcapaGraph(model.network)
-    features, compiled = Features(model, graph), Compiled(graph.observer(), 1, 1)
+    features, compiled = Features(model, graph), Compiled(graph.observer(), 1)
     lows, highs = dict.fromkeys(graph.points, 0.0), dict.fromkeys(graph.points, 0.0)
     for samples in speech:
         frames, inputs = features(samples)
