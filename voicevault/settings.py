@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from voicevault.errors import SettingsError
 
 PREFIX = "VOICEVAULT_"
-MOST = 1024
+MOST_WORKERS = 1024
 """Threads and processes that may be asked for: a slip of the keyboard must not take the machine down."""
 
 
@@ -63,18 +63,18 @@ class Settings(BaseSettings):
     model: str = Field("default", min_length=1)
     device: str = Field("cpu", min_length=1)
     precision: Literal["fp32", "int8", "bf16"] | None = None
-    threads: int | None = Field(None, ge=1, le=MOST)
+    threads: int | None = Field(None, ge=1, le=MOST_WORKERS)
     min_enroll_speech: float = Field(2.0, gt=0, allow_inf_nan=False)
     min_probe_speech: float = Field(0.5, gt=0, allow_inf_nan=False)
     max_bytes: int = Field(256 * 1024 * 1024, ge=1)
     max_seconds: float = Field(1800.0, gt=0, allow_inf_nan=False)
     max_channels: int = Field(16, ge=1)
-    workers: int | None = Field(None, ge=1, le=MOST)
+    workers: int | None = Field(None, ge=1, le=MOST_WORKERS)
     lock_timeout: float = Field(10.0, gt=0, allow_inf_nan=False)
     host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8420, ge=0, le=65535)
     allowed_hosts: Annotated[list[str], NoDecode] = Field(default_factory=list)
-    concurrency: int | None = Field(None, ge=1, le=MOST)
+    concurrency: int | None = Field(None, ge=1, le=MOST_WORKERS)
     queue: int = Field(64, ge=0)
 
     def __init__(self, **overrides: Any) -> None:

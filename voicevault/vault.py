@@ -26,6 +26,7 @@ from voicevault.scoring.decide import identification_threshold, verification_thr
 from voicevault.scoring.policy import Policy
 from voicevault.settings import Settings
 from voicevault.store import UNSET, Store, Unset
+from voicevault.text import printable
 from voicevault.types import (
     AudioSource,
     Candidate,
@@ -306,9 +307,7 @@ class Vault:
         if not create:
             self._store.speaker(collection, speaker_id)
         if source_name is None and isinstance(recording, str | Path):
-            from voicevault.bulk.stages import printable
-
-            source_name = printable(Path(recording).name)
+            source_name = printable(Path(recording).name, "?")
         embedding = model.pipeline.embed_one(
             recording,
             min_speech=self._settings.min_enroll_speech,

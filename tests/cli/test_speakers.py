@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Run
-from voicevault.cli.render import printable
+from voicevault.text import printable
 
 
 @pytest.fixture

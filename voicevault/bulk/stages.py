@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from voicevault.audio import AudioLimits, SpeechDetector
 from voicevault.embedding import EmbeddingPipeline, PreparedRecording, prepare
 from voicevault.errors import DuplicateRecordingError, RequestError, VoicevaultError
+from voicevault.text import printable
 from voicevault.types import (
     SAMPLE_RATE,
     DuplicatePolicy,
@@ -124,7 +125,7 @@ def commit_batch(
         return NewEnrollment(
             item.row.speaker,
             item.embedding,
-            printable(item.row.path.name),
+            printable(item.row.path.name, "?"),
             told.name,
             told.attributes or None,
             told.tags or None,
@@ -181,8 +182,3 @@ def _enrolled(item: Embedded, enrollment: Enrollment) -> RowOutcome:
         enrollment_id=enrollment.id,
         speech_seconds=enrollment.quality.speech_seconds,
     )
-
-
-def printable(name: str) -> str:
-    """A file name as text that any database keeps: what is not printable becomes a question mark."""
-    return "".join(c if c.isprintable() else "?" for c in name)

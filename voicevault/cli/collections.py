@@ -8,6 +8,7 @@ import typer
 
 from voicevault.cli import render
 from voicevault.cli.command import Session, YesOption, add_command, add_group
+from voicevault.text import printable
 
 NameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="The collection's name.", show_default=False)
@@ -47,7 +48,7 @@ def create(
         model = vault.encoder_name
     session.answer(
         render.document("Collection", made),
-        f"Made {render.printable(name)!r} for model {render.printable(model)}. Use it with --collection {name}",
+        f"Made {printable(name)!r} for model {printable(model)}. Use it with --collection {name}",
     )
 
 
@@ -63,5 +64,5 @@ def delete(session: Session, name: NameArgument, yes: YesOption = False) -> None
     session.answer(
         {"deleted": {"collection": name, "speakers": there.speakers}, "left": twins},
         f"Deleted {name!r} with its {render.count(there.speakers, 'speaker')}.",
-        *(f"The same speakers on another model are still in {render.printable(twin)!r}." for twin in twins),
+        *(f"The same speakers on another model are still in {printable(twin)!r}." for twin in twins),
     )

@@ -13,8 +13,8 @@ import typer
 
 from voicevault.cli.exits import HINTS, INTERRUPTED
 from voicevault.cli.flags import FLAGS
-from voicevault.cli.render import printable
 from voicevault.errors import VoicevaultError
+from voicevault.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

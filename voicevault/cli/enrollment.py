@@ -17,6 +17,7 @@ from voicevault.cli.command import ChannelOption, CollectionOption, Session, add
 from voicevault.cli.exits import PARTIAL
 from voicevault.cli.recordings import STDIN, FilesArgument, each
 from voicevault.errors import RequestError, SpeakerNotFoundError
+from voicevault.text import printable
 
 
 class Duplicates(StrEnum):
@@ -97,7 +98,7 @@ def enroll(
             )
             session.line(
                 {"file": file, **render.document("Enrollment", done)},
-                f"{render.printable(file)}: enrolled for {render.printable(speaker)},"
+                f"{printable(file)}: enrolled for {printable(speaker)},"
                 f" {done.quality.speech_seconds:.1f} s of speech (enrollment {done.id})",
             )
 
@@ -170,7 +171,7 @@ def import_corpus(
         f" in {done.seconds:.1f} s{speed}",
         "",
         render.summary(done),
-        f"A line per recording: {render.printable(told)}",
+        f"A line per recording: {printable(told)}",
     )
     return PARTIAL if done.rejected else 0
 

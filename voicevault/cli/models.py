@@ -14,6 +14,7 @@ from voicevault.cli import render
 from voicevault.cli.command import Session, YesOption, add_command, add_group
 from voicevault.cli.model_speed import bench, quantize
 from voicevault.errors import ModelNotFoundError, RequestError
+from voicevault.text import printable
 
 if TYPE_CHECKING:
     from voicevault.encoder.store import ModelStore, StoredModel
@@ -100,7 +101,7 @@ def show(
     session.answer(shown)
     if not session.json:
         for name, value in _lines(shown):
-            session.say(f"{name:<32}  {render.printable(value)}")
+            session.say(f"{name:<32}  {printable(value)}")
 
 
 def import_(
@@ -158,7 +159,7 @@ def pull(
         frontend=front_end,
         settings=_pairs(settings),
         replace=replace,
-        progress=lambda file: session.note(f"Downloading {render.printable(file)} ..."),
+        progress=lambda file: session.note(f"Downloading {printable(file)} ..."),
     )
     _added(session, added)
 
@@ -201,14 +202,14 @@ def migrate(
             session.confirm(f"Switch {collection!r} to this model?", yes)
             found = vault.migrate(collection, model, leave_out=leave_out)
             told = (
-                f"Switched {render.printable(collection)!r}. What it was is {render.printable(found.backup)!r}; to go back:"
+                f"Switched {printable(collection)!r}. What it was is {printable(found.backup)!r}; to go back:"
                 f" voicevault models migrate {collection} {found.from_model[:12]}"
             )
     session.answer(asdict(found), told)
 
 
 def _prepared(found: Migration) -> Iterator[str]:
-    yield f"{found.recordings} recordings are embedded with model {found.to_model}, in {render.printable(found.target)!r}."
+    yield f"{found.recordings} recordings are embedded with model {found.to_model}, in {printable(found.target)!r}."
     if found.eer_before is None or found.eer_after is None:
         yield "Too few speakers, or recordings of one, to measure error rates."
     else:
@@ -217,9 +218,9 @@ def _prepared(found: Migration) -> Iterator[str]:
             f" {100 * found.eer_before:.2f} % before, {100 * found.eer_after:.2f} % after."
         )
     if found.enroll_again:
-        yield f"Must enroll again: {', '.join(map(render.printable, found.enroll_again))}"
+        yield f"Must enroll again: {', '.join(map(printable, found.enroll_again))}"
     if found.partly:
-        yield f"Lose some of their enrollments: {', '.join(map(render.printable, found.partly))}"
+        yield f"Lose some of their enrollments: {', '.join(map(printable, found.partly))}"
 
 
 def _store(session: Session) -> ModelStore:

@@ -11,8 +11,8 @@ import typer
 
 from voicevault.cli.command import Session, error_document, error_text
 from voicevault.cli.exits import REJECTED
-from voicevault.cli.render import printable
 from voicevault.errors import AudioError, AudioTooLargeError, DuplicateRecordingError, RequestError
+from voicevault.text import printable
 
 STDIN = "-"
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from voicevault.errors import DuplicateRecordingError
+from voicevault.text import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -27,11 +28,6 @@ def document(kind: str, record: Any) -> dict[str, Any]:
 
     shown: dict[str, Any] = getattr(schemas, kind).model_validate(record).model_dump(mode="json")
     return shown
-
-
-def printable(text: object) -> str:
-    """Text that cannot steer the terminal, whoever wrote it."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in str(text))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], numbers: Sequence[str] = ()) -> Table:

@@ -9,6 +9,7 @@ import typer
 from voicevault.cli import render
 from voicevault.cli.command import CollectionOption, Session, YesOption, add_command, add_group
 from voicevault.cli.duplicates import duplicates
+from voicevault.text import printable
 
 SpeakerArgument = Annotated[
     str, typer.Argument(metavar="SPEAKER", help="The speaker's id.", show_default=False)
@@ -97,5 +98,5 @@ def forget(
         vault.forget(speaker, enrollment, collection=collection)
     session.answer(
         {"forgotten": {"speaker_id": speaker, "enrollment_id": enrollment, "collection": collection}},
-        f"Forgot {render.printable(what)} in {collection!r}.",
+        f"Forgot {printable(what)} in {collection!r}.",
     )

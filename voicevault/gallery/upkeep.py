@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -117,9 +118,9 @@ class Upkeep:
     def _renew_if_due(self, held: Held) -> None:
         if self._limits.upkeep_due(held.index) and held.upkeep.acquire(blocking=False):
             try:
-                self.renew(held)
-            except (BuildStoppedError, CollectionNotFoundError):
-                pass  # nobody will ask again
+                # The service ends, or the collection is gone: there is nothing left to look after.
+                with suppress(BuildStoppedError, CollectionNotFoundError):
+                    self.renew(held)
             finally:
                 held.upkeep_after = time.monotonic() + _PAUSE
                 held.upkeep.release()

@@ -17,8 +17,8 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.exceptions import HTTPException
 
-from voicevault.bulk.stages import printable
 from voicevault.errors import AudioTooLargeError, RequestError
+from voicevault.text import printable
 
 FIELD = "file"
 OVERHEAD = 64 * 1024
@@ -187,7 +187,7 @@ class _FormReader:
             raise RequestError("The form holds more than one file. Send one recording in each request.")
         given = options.get(b"filename", b"").decode("utf-8", "replace")
         # Some browsers send the whole path, of their own system's kind.
-        self._filename = printable(PurePosixPath(PureWindowsPath(given).name).name) or None
+        self._filename = printable(PurePosixPath(PureWindowsPath(given).name).name, "?") or None
 
     def _part_goes_on(self, data: bytes, start: int, end: int) -> None:
         if len(self._data) + end - start > self._max_bytes:
