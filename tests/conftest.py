@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import warnings
@@ -21,6 +22,12 @@ def _quiet_lazy_modules() -> None:
     lazy = sys.modules.get("speechbrain.utils.importutils")
     if lazy is not None:
         lazy.LazyModule.__file__ = None
+
+
+def pytest_configure() -> None:
+    """A shell that runs the tests in its background has them ignore Ctrl-C, and so would every process that they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
