@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from queue import SimpleQueue
 
 import pytest
 
 from voicevault.index import Crew
+from voicevault.index.crew import _Errand
 
 
 @pytest.fixture
@@ -84,14 +86,24 @@ def test_many_searches_use_no_more_threads_than_cores(crew: Crew) -> None:
 def test_a_helper_that_does_not_come_is_not_waited_for(crew: Crew) -> None:
     """As on a machine whose other cores are busy."""
     crew.run(numbered(3))
-    assert crew._threads is not None
-    release, stuck = threading.Event(), threading.Barrier(3)
+    release, stuck, ended = threading.Event(), threading.Barrier(3), SimpleQueue[BaseException | None]()
+
+    def hold() -> None:
+        stuck.wait(10)
+        release.wait(10)
+
     for _ in range(2):
-        crew._threads.submit(lambda: (stuck.wait(10), release.wait(10)))
+        crew._free.get()
+        crew._errands.put(_Errand(hold, ended))
     stuck.wait(10)
+    for _ in range(2):
+        crew._free.put(None)  # their cores look free
     here = threading.get_ident()
     assert crew.run([threading.get_ident] * 3) == [here] * 3
+    for _ in range(2):
+        crew._free.get()
     release.set()
+    assert [ended.get(timeout=10) for _ in range(2)] == [None, None]
     together = threading.Barrier(3)
     crew.run(numbered(3, lambda: together.wait(10)))
 

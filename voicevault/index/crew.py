@@ -1,14 +1,29 @@
-"""The cores that one search may use: parts of it side by side, where cores are free."""
+"""The cores that one search may use: parts of it side by side, where cores are free.
+
+Queues and locks are those that CPython has in C. A search takes a millisecond or two, and a thread pool's futures, whose code
+is out of the caches by the time a lone search comes, would add a tenth of that.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Lock, Semaphore
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from threading import Lock, Thread
 from typing import TypeVar
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Errand:
+    """Work for one helper. Whoever gets hold of `taken` does it, or sees to it that nobody does; how it ended is put into
+    `ended`: with nothing, or with what was raised."""
+
+    work: Callable[[], None]
+    ended: SimpleQueue[BaseException | None]
+    taken: Lock = field(default_factory=Lock)
 
 
 class Crew:
@@ -24,9 +39,12 @@ class Crew:
 
     def __init__(self, cores: int = 1) -> None:
         self.cores = cores
-        self._free = Semaphore(cores)
-        self._lock = Lock()
-        self._threads: ThreadPoolExecutor | None = None
+        self._free: SimpleQueue[None] = SimpleQueue()
+        for _ in range(cores):
+            self._free.put(None)
+        self._errands: SimpleQueue[_Errand | None] = SimpleQueue()
+        self._starting = Lock()
+        self._threads: list[Thread] = []
 
     def run(self, parts: Sequence[Callable[[], T]]) -> list[T]:
         """What the parts return, in their order. Waits for a free core first; what a part raises is raised."""
@@ -41,39 +59,63 @@ class Crew:
                     return
                 found[number] = part()
 
-        with self._free:
-            helpers = self._helpers(len(parts) - 1, work)
-            try:
-                work()
-            finally:
-                for helper in helpers:
-                    if helper.cancel():
-                        self._free.release()
-                failures = [
-                    helper.exception() for helper in helpers if not helper.cancelled()
-                ]  # when they are done
-        for failure in filter(None, failures):
-            raise failure
+        ended: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._free.get()
+        errands = self._send(len(parts) - 1, work, ended)
+        try:
+            work()
+        finally:
+            begun = [errand for errand in errands if not errand.taken.acquire(blocking=False)]
+            failures = [ended.get() for _ in begun]
+            for _ in range(1 + len(errands) - len(begun)):
+                self._free.put(None)
+        for failure in failures:
+            if failure is not None:
+                raise failure
         return [found[number] for number in range(len(parts))]
 
     def close(self) -> None:
         """Ends the threads; nothing may run any more."""
-        with self._lock:
-            if self._threads is not None:
-                self._threads.shutdown()
-                self._threads = None
+        with self._starting:
+            for _ in self._threads:
+                self._errands.put(None)
+            for thread in self._threads:
+                thread.join()
+            self._threads = []
 
-    def _helpers(self, most: int, work: Callable[[], None]) -> list[Future[None]]:
-        helpers: list[Future[None]] = []
-        while len(helpers) < most and self._free.acquire(blocking=False):
-            with self._lock:
-                if self._threads is None:
-                    self._threads = ThreadPoolExecutor(self.cores - 1, thread_name_prefix="voicevault-search")
-                helpers.append(self._threads.submit(self._help, work))
-        return helpers
+    def _send(
+        self, most: int, work: Callable[[], None], ended: SimpleQueue[BaseException | None]
+    ) -> list[_Errand]:
+        errands: list[_Errand] = []
+        while len(errands) < most:
+            try:
+                self._free.get_nowait()
+            except Empty:
+                break
+            errand = _Errand(work, ended)
+            self._errands.put(errand)
+            errands.append(errand)
+        if errands and not self._threads:
+            self._start()
+        return errands
 
-    def _help(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        finally:
-            self._free.release()
+    def _start(self) -> None:
+        with self._starting:
+            if not self._threads:
+                self._threads = [
+                    Thread(target=self._help, name=f"voicevault-search-{number}", daemon=True)
+                    for number in range(1, self.cores)
+                ]
+                for thread in self._threads:
+                    thread.start()
+
+    def _help(self) -> None:
+        while (errand := self._errands.get()) is not None:
+            if errand.taken.acquire(blocking=False):
+                failure = None
+                try:
+                    errand.work()
+                except BaseException as error:  # the caller raises it
+                    failure = error
+                self._free.put(None)
+                errand.ended.put(failure)
