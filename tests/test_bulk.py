@@ -563,9 +563,12 @@ def test_all_cores_work_and_no_more_threads_than_cores(vault: Vault, monkeypatch
     busy, dim = Busy(), vault.dim
 
     class SlowDecoder(Decoder):
-        def prepare(self, row: ManifestRow, slow: Callable[[], None]) -> Prepared | RowOutcome:
+        def begin(self, row: ManifestRow) -> None:
+            self._begun.append(row)
+
+        def finish(self, slow: Callable[[], None]) -> Prepared | RowOutcome:
             with busy.at("decode"):
-                return Prepared(row, prepared(16_000).recording)
+                return Prepared(self._begun.popleft(), prepared(16_000).recording)
 
     class SlowEncoder:
         name, model_id, dim = vault.encoder_name, vault.model_id, vault.dim
@@ -601,7 +604,8 @@ def test_batches_of_like_length() -> None:
     pool = Pool(batch=4, takers=2, putters=1)
     lengths = np.random.default_rng(3).permutation(np.arange(20) * 800 + 16_000).tolist()
     for length in lengths:
-        assert pool.put(prepared(length))
+        assert pool.room(wait=False)
+        pool.put(prepared(length))
     pool.finished()
     found = []
     while (batch := pool.take()) is not None:
@@ -627,14 +631,15 @@ def test_a_full_pool_makes_decoders_wait(seconds: int, room: int) -> None:
     entered = []
 
     def put() -> None:
-        while pool.put(prepared(seconds * 16_000)):
+        while pool.room(wait=True):
+            pool.put(prepared(seconds * 16_000))
             entered.append(1)
 
     thread = threading.Thread(target=put, daemon=True)
     thread.start()
     wait_until(lambda: len(entered) == room, "the pool takes less than it has room for")
     time.sleep(0.1)
-    assert len(entered) == room
+    assert len(entered) == room and not pool.room(wait=False)
     batch = pool.take()
     assert batch is not None
     time.sleep(0.1)

@@ -12,12 +12,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from voicevault.audio import AudioLimits, SpeechDetector
 from voicevault.bulk.stages import Prepared, rejected
@@ -46,11 +48,14 @@ class DecoderClosed(Exception):
 class _Died(Exception):
     def __init__(self, how: str, hung: bool) -> None:
         super().__init__(how)
-        self.how, self.hung = how, hung
+        self.hung = hung
 
 
 class Decoder:
     """One decoding process. For one thread; `interrupt` is for the others.
+
+    It may be given its next recording before it is through with the one at hand, so that it never waits: `begin` one, then
+    `begin` another and `finish` the first, and so on. Should the process end, the first that has no answer is to blame.
 
     Args:
         min_speech: Seconds of net speech that each recording needs.
@@ -72,38 +77,57 @@ class Decoder:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._closed = False
+        self._begun: deque[ManifestRow] = deque()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a recording is begun and not finished."""
+        return bool(self._begun)
 
     def fingerprint(self, path: Path, slow: Callable[[], None]) -> str | None:
-        """Hex SHA-256 of a file, None where it has none to offer. Raises DecoderClosed."""
+        """Hex SHA-256 of a file, None where it has none to offer; not while it is busy. Raises DecoderClosed, VoicevaultError."""
+        assert not self.busy
         try:
-            sha256 = self._ask("fingerprint", path, "", receive, slow)["sha256"]
+            connection = self._connected()
+            _tell(connection, {"do": "fingerprint", "path": str(path)})
+            sha256 = self._answer(connection, receive, slow)["sha256"]
         except _Died:
             return None
         return None if sha256 is None else str(sha256)
 
-    def prepare(self, row: ManifestRow, slow: Callable[[], None]) -> Prepared | RowOutcome:
-        """Decodes a recording and finds the speech in it; one that ends the process twice is rejected.
+    def begin(self, row: ManifestRow) -> None:
+        """Has a recording decoded and the speech in it found. Raises DecoderClosed, VoicevaultError as `finish`."""
+        connection = self._connected()
+        self._begun.append(row)
+        _tell(connection, _preparing(row))
+
+    def finish(self, slow: Callable[[], None]) -> Prepared | RowOutcome:
+        """What became of the recording that was begun first; one that ends the process twice is rejected.
 
         Raises:
             DecoderClosed.
             VoicevaultError: The process does not start.
         """
+        row = self._begun[0]
 
         def answer(connection: Connection) -> Prepared | RowOutcome:
             return receive_prepared(connection, row, self._limits)
 
         for last in (False, True):
             try:
-                return self._ask("prepare", row.path, row.speaker, answer, slow)
+                done = self._answer(self._connected(), answer, slow)
             except _Died as died:
                 # Once may be somebody else's doing, such as the system being out of memory.
-                if last or died.hung:
-                    return rejected(
-                        row,
-                        CorruptAudioError(
-                            f"The recording is broken: its decoder {died.how}. Copy or export it again."
-                        ),
-                    )
+                if not last and not died.hung:
+                    continue
+                done = rejected(
+                    row,
+                    CorruptAudioError(
+                        f"The recording is broken: its decoder {died}. Copy or export it again."
+                    ),
+                )
+            self._begun.popleft()
+            return done
         raise AssertionError("unreachable")
 
     def close(self) -> None:
@@ -117,17 +141,19 @@ class Decoder:
         if process is not None:
             process.kill()
 
-    def _ask(
-        self,
-        what: str,
-        path: Path,
-        speaker: str,
-        answer: Callable[[Connection], T],
-        slow: Callable[[], None],
+    def _connected(self) -> Connection:
+        """To the process, or to a new one, which is told again what is begun."""
+        if self._connection is not None:
+            return self._connection
+        connection = self._start()
+        for row in self._begun:
+            _tell(connection, _preparing(row))
+        return connection
+
+    def _answer(
+        self, connection: Connection, answer: Callable[[Connection], T], slow: Callable[[], None]
     ) -> T:
-        connection = self._connection if self._connection is not None else self._start()
         try:
-            send(connection, {"do": what, "path": str(path), "speaker": speaker})
             if connection.poll(min(SLOW, self._timeout)):
                 return answer(connection)
             slow()
@@ -187,3 +213,12 @@ class Decoder:
         if code < 0:
             return f"was ended by a signal ({signal.strsignal(-code) or -code})"
         return f"ended with exit code {code}"
+
+
+def _preparing(row: ManifestRow) -> dict[str, Any]:
+    return {"do": "prepare", "path": str(row.path), "speaker": row.speaker}
+
+
+def _tell(connection: Connection, message: dict[str, Any]) -> None:
+    with suppress(OSError):  # where the process is gone, whoever waits for its answer notices
+        send(connection, message)

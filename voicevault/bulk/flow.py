@@ -20,7 +20,7 @@ class Pool:
 
     There is room for two windows, one that fills and one that is embedded; a recording counts until it is
     embedded. Full is also what holds too many seconds, so that long recordings take no more memory than
-    short ones; the one that fills it may be of any length.
+    short ones; those that are being decoded when it fills may be of any length.
 
     Args:
         batch: Most recordings of a batch.
@@ -39,17 +39,20 @@ class Pool:
         self._stopped = False
         self._changed = Condition()
 
-    def put(self, item: Prepared) -> bool:
-        """Waits for room; False where the pool was stopped meanwhile."""
+    def room(self, wait: bool) -> bool:
+        """Whether there is room for one more, or, with `wait`, once there is; False where the pool was stopped."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._stopped or (self._count < self._most and self._seconds < self._most_seconds)
-            )
+            if wait:
+                self._changed.wait_for(lambda: self._stopped or self._has_room())
+            return not self._stopped and self._has_room()
+
+    def put(self, item: Prepared) -> None:
+        """Never waits: ask for room before a recording is decoded."""
+        with self._changed:
             self._waiting.append(item)
             self._count += 1
             self._seconds += _seconds(item)
             self._changed.notify_all()
-            return not self._stopped
 
     def finished(self) -> None:
         """One thread less will put something."""
@@ -90,6 +93,9 @@ class Pool:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+
+    def _has_room(self) -> bool:
+        return self._count < self._most and self._seconds < self._most_seconds
 
     def _due(self) -> bool:
         enough = sum(map(_seconds, self._waiting)) >= self._most_seconds / 2

@@ -10,18 +10,18 @@ from contextlib import ExitStack, closing
 from itertools import islice
 from pathlib import Path
 from queue import Queue
-from threading import Event, Lock, Semaphore, Thread
-from typing import TYPE_CHECKING, Self
+from threading import Lock, Thread
+from typing import TYPE_CHECKING
 
 from voicevault.bulk.decoder import Decoder, DecoderClosed
 from voicevault.bulk.flow import Pool
+from voicevault.bulk.permits import Permit, Permits
 from voicevault.bulk.results import ResultFile
 from voicevault.bulk.stages import (
     ENROLLED,
     REJECTED,
     SKIPPED,
     Embedded,
-    Prepared,
     commit_batch,
     embed_batch,
     skipped,
@@ -155,26 +155,6 @@ class _Committer:
         raise AssertionError("unreachable")
 
 
-class _Core:
-    """A core that is held inside a ``with``, or until it is let go of."""
-
-    def __init__(self, cores: Semaphore) -> None:
-        self._cores, self._held = cores, False
-
-    def __enter__(self) -> Self:
-        self._cores.acquire()
-        self._held = True
-        return self
-
-    def let_go(self) -> None:
-        if self._held:
-            self._held = False
-            self._cores.release()
-
-    def __exit__(self, *_: object) -> None:
-        self.let_go()
-
-
 class _Run:
     """The threads of one run. Those that decode drive a process each."""
 
@@ -202,11 +182,10 @@ class _Run:
         # Whoever computes holds a core. Where the pool is full those that decode let go of theirs, where it is
         # empty those that embed: neither kind needs a share of its own, and no core is idle. A recording that hangs
         # holds none.
-        self._cores = Semaphore(cores)
+        self._cores = Permits(cores)
         self._pool = Pool(batch, takers=cores, putters=workers)
         self._model = ExitStack()
         self._model_lock, self._model_ready = Lock(), False
-        self._stop = Event()
         self._events: Queue[RowOutcome | list[Embedded | RowOutcome] | BaseException | None] = Queue(
             maxsize=64 + 4 * cores
         )
@@ -233,7 +212,6 @@ class _Run:
             self._end()
 
     def _end(self) -> None:
-        self._stop.set()
         self._pool.stop()
         for decoder in self._decoders:
             decoder.interrupt()
@@ -253,20 +231,43 @@ class _Run:
 
     def _decode(self, decoder: Decoder) -> None:
         try:
-            while not self._stop.is_set() and (row := self._next_row()) is not None:
-                with _Core(self._cores) as core:
-                    done = self._prepare(row, decoder, core.let_go)
-                if isinstance(done, RowOutcome):
-                    self._events.put(done)
-                elif not self._pool.put(done):
-                    return
+            row: ManifestRow | None = None
+            while (row := row or self._next_row(wait=True)) is not None:
+                with Permit(self._cores) as core:
+                    row = self._prepare(row, decoder, core)
         except DecoderClosed:
             return
         finally:
             decoder.close()
             self._pool.finished()
 
-    def _next_row(self) -> ManifestRow | None:
+    def _prepare(self, row: ManifestRow, decoder: Decoder, core: Permit) -> ManifestRow | None:
+        """Prepares a recording, and others for as long as there is room and nobody else waits for the core; -> one that was
+        taken on and is not begun."""
+        known = self._known.get(row.speaker)
+        if known and decoder.fingerprint(row.path, core.let_go) in known:
+            self._events.put(skipped(row))
+            return None
+        decoder.begin(row)
+        following: ManifestRow | None = None
+        while decoder.busy:
+            if following is None and not self._cores.wanted:
+                following = self._next_row(wait=False)
+            if following is not None and not self._known.get(following.speaker):
+                decoder.begin(following)  # now, so that it never waits for this thread
+                following = None
+            core.hold()
+            done = decoder.finish(core.let_go)
+            if isinstance(done, RowOutcome):
+                self._events.put(done)
+            else:
+                self._pool.put(done)
+        return following
+
+    def _next_row(self, wait: bool) -> ManifestRow | None:
+        """None at the end, and where there is no room for another; with `wait` there soon is."""
+        if not self._pool.room(wait):
+            return None
         with self._reading:
             if not self._block:
                 self._block.extend(islice(self._rows, _BLOCK))
@@ -276,22 +277,18 @@ class _Run:
                     self.speakers.setdefault(row.speaker, row)
             return self._block.popleft() if self._block else None
 
-    def _prepare(self, row: ManifestRow, decoder: Decoder, slow: Callable[[], None]) -> Prepared | RowOutcome:
-        known = self._known.get(row.speaker)
-        if known and decoder.fingerprint(row.path, slow) in known:
-            return skipped(row)
-        return decoder.prepare(row, slow)
-
     def _embed(self) -> None:
         if not self._pool.expects():
             return
         with self._model_lock:
             if not self._model_ready:
-                with self._cores:  # loading it is work too, and there is decoding to be done meanwhile
+                with Permit(
+                    self._cores
+                ):  # loading it is work too, and there is decoding to be done meanwhile
                     self._model.enter_context(self._pipeline.encoder.one_thread_per_call())
                 self._model_ready = True
         while (batch := self._pool.take()) is not None:
-            with self._cores:
+            with Permit(self._cores):
                 done = embed_batch(batch, self._pipeline, self._min_speech, self._keep_audio)
             self._pool.done(batch)
             self._events.put(done)
