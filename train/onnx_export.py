@@ -36,7 +36,7 @@ def export_onnx(folder: Path, path: Path) -> float:
     Raises:
         CheckpointError: The folder is no model, or the exported file computes something else; then nothing is left.
     """
-    import onnxruntime
+    from voicevault.quiet_onnxruntime import onnxruntime
 
     model, _ = load_checkpoint(folder)
     module = _WaveformToEmbedding(model).eval()

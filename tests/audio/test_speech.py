@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 import time
 from importlib.util import find_spec
 from itertools import pairwise
@@ -10,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 
 from voicevault.audio import SpeechDetector
 from voicevault.audio.level import TARGET_RMS, normalise
 from voicevault.audio.quality import measure
+from voicevault.quiet_onnxruntime import onnxruntime
 from voicevault.types import SAMPLE_RATE, Float32Array, Segment
 
 
@@ -126,3 +129,16 @@ def test_quality_has_no_infinity() -> None:
     snr = measure(pure, [Segment(0.0, 0.5)]).snr_db
     assert snr is not None and 80 < snr < 120
     assert measure(pure, [Segment(0.0, 1.0)]).snr_db is None
+
+
+def test_nothing_is_reported_to_anybody(tmp_path: Path) -> None:
+    """ONNX Runtime would keep a device's id and a database of events in the home folder, and send them."""
+    program = (
+        "import numpy as np\n"
+        "from voicevault.audio import SpeechDetector\n"
+        "SpeechDetector().probabilities(np.zeros(16_000, np.float32))\n"
+    )
+    # Nothing else in the environment: it reports nothing where a variable says that this is a build server.
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from train.onnx_export import AGREEMENT, export_onnx
 from voicevault.audio import decode
 from voicevault.encoder import load_encoder
+from voicevault.quiet_onnxruntime import onnxruntime
 
 
 def test_the_exported_file_embeds_as_the_model_does(tiny_model: Path, corpus: Path, tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from voicevault.audio.level import normalise
 from voicevault.errors import SettingsError
+from voicevault.quiet_onnxruntime import onnxruntime
 from voicevault.types import SAMPLE_RATE, Float32Array, Segment
 
 _FRAME = 512

@@ -55,7 +55,7 @@ def open_session(path: Path) -> Any:
     Raises:
         CheckpointError: The file is missing, or no graph that ONNX Runtime can run.
     """
-    import onnxruntime
+    from voicevault.quiet_onnxruntime import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
