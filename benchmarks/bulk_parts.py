@@ -15,7 +15,7 @@ from voicevault.types import DuplicatePolicy, Float32Array, ManifestRow, Wavefor
 
 if TYPE_CHECKING:
     from voicevault.bulk.stages import Embedded, Prepared
-    from voicevault.embedding import EmbeddingPipeline, PreparedRecording
+    from voicevault.embedding import EmbeddingPipeline
     from voicevault.vault import Vault
 
 T = TypeVar("T")
@@ -24,11 +24,12 @@ T = TypeVar("T")
 def stages_alone(vault: Vault, chosen: Sequence[ManifestRow], batch: int, rows: Rows, number: int) -> None:
     """Each stage by itself on one thread, in batches as bulk enrollment has them."""
     from voicevault.audio import decode
+    from voicevault.bulk.stages import fit
     from voicevault.embedding import judge
 
     pipeline = vault.pipeline
     waveforms: list[Waveform] = []
-    prepared: list[PreparedRecording] = []
+    prepared: list[Prepared] = []
     embedded: list[Embedded] = []
     collection = f"stages-{number}"
     vault.create_collection(collection)
@@ -46,22 +47,17 @@ def stages_alone(vault: Vault, chosen: Sequence[ManifestRow], batch: int, rows: 
             )
 
         stage("decode", lambda: waveforms.extend(decode(row.path, limits=pipeline.limits) for row in chosen))
-        stage("speech", lambda: prepared.extend(judge(waveform, pipeline.detector) for waveform in waveforms))
-        batches = _batches(chosen, prepared, batch)
+        found = zip(chosen, waveforms, strict=True)
+        least = vault.settings.min_enroll_speech
+        stage(
+            "speech",
+            lambda: prepared.extend(fit(row, judge(heard, pipeline.detector), least) for row, heard in found),
+        )
+        prepared.sort(key=lambda item: len(item.recording.samples), reverse=True)
+        batches = _parts(prepared, batch)
         stage("embed", lambda: embedded.extend(item for part in batches for item in _embed(vault, part)))
         stage("commit", lambda: committer.commit(_parts(embedded, batch)))
     vault.delete_collection(collection)
-
-
-def _batches(
-    chosen: Sequence[ManifestRow], prepared: Sequence[PreparedRecording], batch: int
-) -> list[Sequence[Prepared]]:
-    """Batches sorted by length."""
-    from voicevault.bulk.stages import Prepared
-
-    items = [Prepared(row, recording) for row, recording in zip(chosen, prepared, strict=True)]
-    items.sort(key=lambda item: item.recording.quality.speech_seconds)
-    return _parts(items, batch)
 
 
 def _parts(items: Sequence[T], size: int) -> list[Sequence[T]]:

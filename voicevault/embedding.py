@@ -50,7 +50,8 @@ class PreparedRecording:
         """float32: the segments put together, each with `CONTEXT` seconds around it, or `WIDE_CONTEXT` where speech is scarce."""
         context = CONTEXT if self.quality.speech_seconds >= WHOLE_BELOW else WIDE_CONTEXT
         wider = [Segment(max(0.0, s.start - context), s.end + context) for s in self.segments]
-        return self.samples[speech_mask(len(self.samples), wider)]
+        mask = speech_mask(len(self.samples), wider)
+        return self.samples if mask.all() else self.samples[mask]
 
     def require(self, min_speech: float) -> None:
         """Raise NotEnoughSpeechError (found, needed, missing in seconds) below `min_speech` seconds of

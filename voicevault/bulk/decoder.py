@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,6 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,6 +39,9 @@ SLOW = 5.0
 """Seconds after which a recording most likely waits for a disk or hangs, and computes nothing."""
 _START = 120.0
 """Seconds that a process may take to start."""
+
+_BUFFER = 1 << 20
+"""Bytes of an answer that a process has not to wait with until somebody takes them: 16 s of speech."""
 
 
 class DecoderClosed(Exception):
@@ -168,7 +171,7 @@ class Decoder:
         raise _Died(f"did not come to an end in {self._timeout:g} s", hung=True)
 
     def _start(self) -> Connection:
-        near, far = Pipe()
+        near, far = _pipe()
         with tempfile.TemporaryFile() as complaints:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, str(far.fileno()), json.dumps(sys.path)],
@@ -213,6 +216,13 @@ class Decoder:
         if code < 0:
             return f"was ended by a signal ({signal.strsignal(-code) or -code})"
         return f"ended with exit code {code}"
+
+
+def _pipe() -> tuple[Connection, Connection]:
+    """As `multiprocessing.Pipe`, with room for most answers."""
+    near, far = socket.socketpair()
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+    return Connection(near.detach()), Connection(far.detach())
 
 
 def _preparing(row: ManifestRow) -> dict[str, Any]:

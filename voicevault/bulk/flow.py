@@ -35,7 +35,7 @@ class Pool:
         self._most_seconds = SECONDS * self._most
         self._waiting: list[Prepared] = []
         self._batches: deque[list[Prepared]] = deque()
-        self._count, self._seconds = 0, 0.0
+        self._count, self._seconds, self._waiting_seconds = 0, 0.0, 0.0
         self._stopped = False
         self._changed = Condition()
 
@@ -50,9 +50,11 @@ class Pool:
         """Never waits: ask for room before a recording is decoded."""
         with self._changed:
             self._waiting.append(item)
+            self._waiting_seconds += _seconds(item)
             self._count += 1
             self._seconds += _seconds(item)
-            self._changed.notify_all()
+            if self._due() or self._count == 1:  # else there is nothing that anybody waits for
+                self._changed.notify_all()
 
     def finished(self) -> None:
         """One thread less will put something."""
@@ -98,7 +100,7 @@ class Pool:
         return self._count < self._most and self._seconds < self._most_seconds
 
     def _due(self) -> bool:
-        enough = sum(map(_seconds, self._waiting)) >= self._most_seconds / 2
+        enough = self._waiting_seconds >= self._most_seconds / 2
         return len(self._waiting) >= self._window or enough or not self._putters
 
     def _cut(self) -> None:
@@ -106,7 +108,7 @@ class Pool:
         self._waiting.sort(key=lambda item: len(item.recording.samples), reverse=True)
         size = min(self._batch, -(-len(self._waiting) // self._takers))
         self._batches.extend(self._waiting[i : i + size] for i in range(0, len(self._waiting), size))
-        self._waiting = []
+        self._waiting, self._waiting_seconds = [], 0.0
 
 
 def _seconds(item: Prepared) -> float:

@@ -71,13 +71,17 @@ def _prepare(
     row: ManifestRow, detector: SpeechDetector, limits: AudioLimits, min_speech: float
 ) -> Prepared | RowOutcome:
     try:
-        whole = prepare(row.path, detector, limits)
-        whole.require(min_speech)
+        return fit(row, prepare(row.path, detector, limits), min_speech)
     except VoicevaultError as error:
         return rejected(row, error)
     except (MemoryError, RuntimeError, ValueError, OSError) as error:
         # One recording that trips a decoder in a way nobody foresaw must not stop the others.
         return rejected(row, VoicevaultError(f"Decoding failed: {type(error).__name__}: {error}"))
+
+
+def fit(row: ManifestRow, whole: PreparedRecording, min_speech: float) -> Prepared:
+    """What is passed on of a recording. Raises NotEnoughSpeechError below `min_speech` seconds of speech."""
+    whole.require(min_speech)
     speech = whole.speech
     everything = (Segment(0.0, len(speech) / SAMPLE_RATE),)
     return Prepared(row, replace(whole, samples=speech, segments=everything))

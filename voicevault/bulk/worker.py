@@ -6,9 +6,9 @@ opened hostile files is never unpickled.
 
 from __future__ import annotations
 
-import faulthandler
 import json
 import os
+import signal
 from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection
@@ -29,6 +29,7 @@ def serve(descriptor: int) -> None:
         config = json.loads(connection.recv_bytes())
         detector = SpeechDetector(**config["detector"])
         limits = AudioLimits(**config["limits"])
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         connection.send_bytes(b"{}")
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 2)  # what decoders have to say is in the answers; they chatter besides
@@ -36,13 +37,13 @@ def serve(descriptor: int) -> None:
                 request = json.loads(connection.recv_bytes())
                 path = Path(request["path"])
                 # The other end kills a process that hangs; should it be gone by then, this one ends itself.
-                faulthandler.dump_traceback_later(config["timeout"] + 5, exit=True, file=nowhere)
+                signal.setitimer(signal.ITIMER_REAL, config["timeout"] + 5)
                 if request["do"] == "fingerprint":
                     send(connection, {"sha256": fingerprint(path, limits)})
                 else:
                     row = ManifestRow(path, request["speaker"])
                     send_prepared(connection, prepare_batch([row], detector, limits, config["min_speech"])[0])
-                faulthandler.cancel_dump_traceback_later()
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def send(connection: Connection, message: dict[str, Any]) -> None:
