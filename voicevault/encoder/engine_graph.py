@@ -39,8 +39,10 @@ Ranges = Mapping[str, tuple[float, float]]
 LEVELS = 256
 """Of an 8-bit number; kernels leave one out, to be symmetric."""
 
-TAME = 60.0
-"""Up to which the exponential of a logit, and sums of some thousand of them, are ordinary float32 numbers."""
+TAME = 20.0
+"""Up to which logits can all be moved below -`FAR`, and products with their exponentials are ordinary float32 numbers."""
+FAR = 17.0
+"""Below minus this, a sigmoid and an exponential differ by less than float32 can tell."""
 
 _TIME = np.array([1], np.int64)
 _SWAP = np.array([0, 2, 1], np.int64)
@@ -126,18 +128,27 @@ class EcapaGraph:
         hidden = self._wide(x, conv.weight[:, :channels], None, f"{name}.tdnn.conv")
         context = _dense(opset13.concat([mean, deviation], 2), conv.weight[:, channels:, 0], conv.bias)
         hidden = opset13.tanh(self._affine(opset13.relu(opset13.add(hidden, context)), m.tdnn.norm))
-        # The softmax over frames, its divisor last; a bias would cancel out. No logit exceeds the sum over its kernel, as what
-        # it is of lies in [-1, 1]: so only where kernels are large must the exponential be taken relative to the largest.
-        logits = self._wide(hidden, m.conv.weight, None, f"{name}.conv")
-        if float(m.conv.weight.abs().sum(dim=1).max()) > TAME:
-            own = opset13.add(logits, opset13.transpose(opset13.log(self._uniform), opset13.constant(_SWAP)))
-            logits = opset13.subtract(own, opset13.reduce_max(own, opset13.constant(_TIME), True))
-        weights = opset13.exp(logits)
+        # The softmax over frames, its divisor last; a bias would cancel out.
+        weights = self._exponentials(hidden, m.conv.weight, f"{name}.conv")
         total = self._mean(weights)
         mean = opset13.divide(self._mean(opset13.multiply(weights, x)), total)
         squares = opset13.multiply(weights, opset13.squared_difference(x, mean))
         variance = opset13.divide(self._mean(squares), total)
         return opset13.concat([mean, _deviation(variance)], 2)
+
+    def _exponentials(self, x: Any, weight: Tensor, name: str) -> Any:
+        """Of the logits of attention, each channel's up to a factor: `x` lies in [-1, 1].
+
+        So no logit exceeds the sum over its kernel. Where that is small, all of them are moved into the tail of the sigmoid,
+        which is computed within the product, as an exponential is not: that saves a pass over all channels and frames. Where
+        kernels are large, exponentials are taken relative to the largest.
+        """
+        bound = float(weight.abs().sum(dim=1).max())
+        if bound <= TAME:
+            return opset13.sigmoid(self._wide(x, weight, torch.full((len(weight),), -bound - FAR), name))
+        logits = self._wide(x, weight, None, name)
+        own = opset13.add(logits, opset13.transpose(opset13.log(self._uniform), opset13.constant(_SWAP)))
+        return opset13.exp(opset13.subtract(own, opset13.reduce_max(own, opset13.constant(_TIME), True)))
 
     def _tdnn(self, x: Any, m: TDNN, name: str) -> Any:
         return self._affine(opset13.relu(self._conv(x, m.conv.conv, f"{name}.conv")), m.norm)

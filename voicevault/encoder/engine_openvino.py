@@ -181,12 +181,15 @@ class _Copy:
         self._known: deque[tuple[int, ...]] = deque(maxlen=KNOWN_SHAPES)
 
     def infer(self, inputs: list[Any]) -> list[Float32Array]:
+        # Given to `infer`, inputs are looked at by type in Python first, and outputs not shared are copied: 0.1 ms after a rest.
+        for place, values in enumerate(inputs):
+            self._request.set_input_tensor(place, openvino.Tensor(values, shared_memory=True))
         shape = inputs[0].shape
         if shape in self._known:
-            self._request.infer(inputs, share_inputs=True)
+            self._request.infer(share_outputs=True)
         else:
             with _MAKING_KERNELS:
-                self._request.infer(inputs, share_inputs=True)
+                self._request.infer(share_outputs=True)
             self._known.append(shape)
         return [np.array(tensor.data, np.float32) for tensor in self._request.output_tensors]
 
