@@ -21,6 +21,10 @@ from voicevault.types import SAMPLE_RATE
 
 SHARES = ("reverb", "equaliser", "band", "noise", "babble", "volume", "codec")
 """The augmentations whose config value is a share of the crops, each to be heard alone by `only`."""
+TALKERS = 3
+"""Voices of a babble."""
+KEPT_SAMPLES = 1 << 17
+"""Up to this transform (8 s) the spectra of all rooms are kept; those for the lengths of recordings would fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class AugmentConfig:
         band: Share limited to a telephone's band, 250 to 3500 Hz.
         noise: Share with a recording from `noise_folder` (below the corpus folder) behind it; where that is empty, with steady
             noise of the spectrum of speech.
-        babble: Share with three other crops of the batch behind it.
+        babble: Share with three other voices behind it.
         snr_db: Speech to noise, drawn evenly from this range.
         volume: Share at a random level within `volume_db` of its own.
         codec: Share through a real codec: mu-law at 8 kHz, MP3 or Opus.
@@ -98,8 +102,12 @@ class Augmenter:
             noises = load_noises(root / config.noise_folder) if config.noise_folder else synthetic_noise(seed)
             self.noises = noises.to(self.device)
 
-    def __call__(self, crops: Tensor, draw: int) -> Tensor:
-        """float32 [b, samples] -> the same shape, at comparable levels."""
+    def __call__(self, crops: Tensor, draw: int, voices: Tensor | None = None) -> Tensor:
+        """float32 [b, samples] -> the same shape, at comparable levels.
+
+        Args:
+            voices: What the babble behind each crop is, in the shape of `crops`; without it, other crops of the batch.
+        """
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw)
 
         def uniform(*shape: int) -> Tensor:
@@ -107,7 +115,7 @@ class Augmenter:
 
         c, batch = self.config, len(crops)
         out: Tensor = self._coloured(crops, generator, uniform)
-        noise = self._noise(crops, generator, uniform)
+        noise = self._noise(crops, voices, generator, uniform)
         low, high = c.snr_db
         snr = low + (high - low) * uniform(batch, 1)
         ratio = out.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True).clamp(min=1e-4)
@@ -129,7 +137,7 @@ class Augmenter:
         reverb = uniform(batch) < c.reverb
         if self.rooms is not None:
             room = torch.randint(len(self.rooms), (batch,), generator=generator).to(self.device)
-            response[reverb] = self._responses(size)[room[reverb]]
+            response[reverb] = self._responses(size, room[reverb])
         equalised = uniform(batch) < c.equaliser
         knots_db = torch.randn(batch, 1, 10, generator=generator).to(self.device) * c.equaliser_db
         curve = torch.nn.functional.interpolate(knots_db, bins, mode="linear", align_corners=True)[:, 0]
@@ -142,7 +150,13 @@ class Augmenter:
         shaped: Tensor = filtered * (level / filtered.norm(dim=1, keepdim=True).clamp(min=1e-4))
         return shaped
 
-    def _noise(self, crops: Tensor, generator: torch.Generator, uniform: Callable[..., Tensor]) -> Tensor:
+    def _noise(
+        self,
+        crops: Tensor,
+        voices: Tensor | None,
+        generator: torch.Generator,
+        uniform: Callable[..., Tensor],
+    ) -> Tensor:
         """What stands behind each crop, at no level in particular; zeros behind most."""
         c, (batch, samples) = self.config, crops.shape
         noise = torch.zeros_like(crops)
@@ -153,18 +167,24 @@ class Augmenter:
                 piece = self.noises[starts[row] : starts[row] + samples]
                 noise[row, : len(piece)] = piece
         babble = uniform(batch) < c.babble
-        if batch > 4:
-            shifts = torch.randint(2, batch - 1, (3,), generator=generator).tolist()
-            others = torch.stack([crops.roll(int(shift), 0) for shift in shifts]).sum(dim=0)
-            noise[babble] = others[babble]
+        if voices is None and batch > 4:
+            shifts = torch.randint(2, batch - 1, (TALKERS,), generator=generator).tolist()
+            voices = torch.stack([crops.roll(int(shift), 0) for shift in shifts]).sum(dim=0)
+        if voices is not None:
+            noise[babble] = voices[babble]
         return noise
 
-    def _responses(self, size: int) -> Tensor:
-        """The rooms' spectra complex64 [rooms, size / 2 + 1]; crops of one length share them."""
+    def _responses(self, size: int, drawn: Tensor) -> Tensor:
+        """Spectra of the drawn rooms complex64 [drawn, size / 2 + 1]; those of all rooms are kept for the lengths of crops."""
+        assert self.rooms is not None
+        spectra: Tensor
+        if size > KEPT_SAMPLES:
+            spectra = torch.fft.rfft(self.rooms[drawn], n=size)
+            return spectra
         if size not in self._spectra:
-            assert self.rooms is not None
             self._spectra[size] = torch.fft.rfft(self.rooms, n=size)
-        return self._spectra[size]
+        spectra = self._spectra[size][drawn]
+        return spectra
 
 
 def synthetic_noise(seed: int, seconds: int = 60) -> Tensor:

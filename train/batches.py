@@ -47,8 +47,10 @@ class Batches:
         self.config, self.sampler, self.rank, self.world = config, sampler, rank, world
         self.augment = Augmenter(config.augment, root, config.seed, device)
         self._sped = len(SPEEDS) - 1 if config.data.speed_share else 0
-        copies = self._sped + (len(TRACTS) if config.data.tract_share else 0)
-        self.classes = len(sampler.classes) * (1 + copies)
+        self.copies = [(speed, 1.0) for speed in SPEEDS[: 1 + self._sped]]
+        """Resampling ratio and factor on the frequencies of each block of classes: the speakers themselves, then their copies."""
+        self.copies += [(SPEEDS[0], tract) for tract in TRACTS if config.data.tract_share]
+        self.classes = len(sampler.classes) * len(self.copies)
 
     def make(self, step: int, last_part: bool = False) -> tuple[Tensor, Tensor, float]:
         """float32 [2 * speakers, samples] and int64 classes [2 * speakers], first one crop of each, then the other;

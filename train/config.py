@@ -69,6 +69,9 @@ class ValidationSection(_Section):
     recordings: Annotated[int, Field(ge=0)] = 0
     """So many recordings of the speakers that are trained on are kept out too, one of a speaker who has three or more: how many
     of them are given to the right speaker is the closed-set accuracy."""
+    augmented: bool = False
+    """The kept-out recordings are scored a second time, each in rooms, noise, babble, bands and codecs that it has for good (see
+    `train.fixed_condition`), and the EER that is selected by is the mean of both."""
     select: Literal["eer", "accuracy"] = "eer"
     """What the best weights are best in: the EER of the speakers kept out, or the closed-set accuracy."""
     every_steps: Annotated[int, Field(ge=1)] = 500
@@ -92,6 +95,8 @@ class LossSection(_Section):
     margin_share: Share = 0.35
     """The margin grows from 0 to `margin` over this share of the training."""
     scale: Positive = 30.0
+    centres: Literal["random", "embeddings"] = "random"
+    """With --init: where the centres of the classes start, at random or where that model hears the speakers (`train.centres`)."""
     subcentres: Annotated[int, Field(ge=1, le=10)] = 1
     top_k: Annotated[int, Field(ge=0)] = 0
     top_penalty: Annotated[float, Field(ge=0.0, le=0.5)] = 0.06
@@ -168,7 +173,13 @@ Frontend = Annotated[
 ]
 
 
-LATER = (("data", "min_recordings"), ("validation", "recordings"), ("validation", "select"))
+LATER = (
+    ("data", "min_recordings"),
+    ("validation", "recordings"),
+    ("validation", "augmented"),
+    ("validation", "select"),
+    ("loss", "centres"),
+)
 """Keys that came after the first trainings, and are written only where they are not the default: so a run that was begun without
 them goes on."""
 
@@ -198,6 +209,11 @@ class FitConfig(_Section):
                 "data.tract_share warps Kaldi's log-mel energies: set it to 0 for another front-end"
             )
         return self
+
+    @property
+    def validation_seed(self) -> int:
+        """Of what is kept out, and of the conditions that it is heard in."""
+        return self.seed if self.validation.seed is None else self.validation.seed
 
     def as_json(self) -> dict[str, Any]:
         """Every setting, resolved, as plain JSON values. A front-end without a type is Kaldi's."""

@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from train.corpus import Utterance
@@ -110,9 +111,8 @@ class SpeechCache:
             results = (
                 r for i in slices for r in pool.map(decoded, paths[i : i + 64 * workers], chunksize=16)
             )
-            for utterance, pcm in zip(
-                utterances, track(results, "decoding", total=len(utterances)), strict=True
-            ):
+            shown = track(results, "decoding", total=len(utterances), console=Console(stderr=True))
+            for utterance, pcm in zip(utterances, shown, strict=True):
                 if isinstance(pcm, tuple):
                     skipped += 1
                     reasons.write(f"{utterance.path}\t{pcm[0]}\t{pcm[1]}\n")
@@ -172,6 +172,10 @@ class BatchSampler:
         self._recordings = {s: r for speakers_ in by_source.values() for s, r in speakers_.items()}
         total = sum(weights.values())
         self._shares = np.array([weights[s] / total for s in self._sources])
+
+    def recordings(self, speaker: str) -> Sequence[Utterance]:
+        """Those that a speaker's crops are drawn from."""
+        return self._recordings[speaker]
 
     def draw(self, step: int, speakers: int, samples: int) -> tuple[Float32Array, np.ndarray]:
         """float32 [2 * speakers, samples] (the two crops of a speaker `speakers` rows apart) and int64 classes."""

@@ -64,7 +64,7 @@ def suspicious_labels(speech: SpeechCache, model: Path) -> dict[str, list[dict[s
     from voicevault.encoder.checkpoint import load_checkpoint
 
     network, _ = load_checkpoint(model)
-    vectors = embed(network, [speech.read(u) for u in speech.utterances], torch.device("cpu"))
+    vectors = embed(network, speech, speech.utterances, torch.device("cpu"))
     by_speaker: dict[str, list[int]] = defaultdict(list)
     for row, u in enumerate(speech.utterances):
         by_speaker[u.speaker].append(row)

@@ -10,6 +10,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,16 +26,18 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from train.batches import Batches
+from train.centres import start_centres
 from train.config import FitConfig
 from train.data import BatchSampler
 from train.distributed import Processes
+from train.fixed_condition import FixedCondition
 from train.objective import Objective, parameter_groups
 from train.provenance import write_provenance
 from train.schedule import in_last_part, learning_rate, margin
 from train.split import read_corpus
 from train.start import begin, resume
 from train.state import load_state, read_facts, save_state
-from train.validate import Validation, best_so_far, closed_set_accuracy, validation_rates
+from train.validate import Validation, best_so_far, closed_set_accuracy, validate
 from voicevault.encoder.checkpoint import save_checkpoint
 from voicevault.errors import CheckpointError, SettingsError
 
@@ -98,11 +101,18 @@ class Fit:
         )
         self.step, self.seconds, self.best, self.stale, self.skipped = 0, 0.0, math.inf, 0, 0
         self.start = start
+        self._condition = (
+            FixedCondition(config, root, self.corpus.cache, self.corpus.validation, self.device)
+            if config.validation.augmented and self.processes.first
+            else None
+        )
         self._keeps_norms = start.init is not None and o.keep_norms
         self._identity = {"config": config.digest(), "corpus": self.corpus.cache.digest}
         if begun is not None:
             self._resume()
         elif self.processes.first:
+            if config.loss.centres == "embeddings":  # the others get them as they get all weights
+                start_centres(self.objective, self.batches, self.device)
             write_provenance(folder, config, self.corpus.cache, root, init, start.init)
 
     @property
@@ -287,17 +297,15 @@ class Fit:
     def _measured(self) -> Validation:
         corpus, classes = self.corpus, self.batches.sampler.classes
         try:
-            rates = validation_rates(self.average, corpus.cache, corpus.validation, self.device)
+            found = validate(self.average, corpus, self.device, self._condition)
         except CheckpointError as error:
             rate = learning_rate(self.config, self.progress)
             raise self._diverged("the embeddings are not finite", rate) from error
         if not corpus.closed:
-            return Validation(rates)
+            return found
         cosines = self.objective.softmax.cosines
-        return Validation(
-            rates,
-            closed_set_accuracy(self.average, cosines, corpus.cache, corpus.closed, classes, self.device),
-        )
+        closed = closed_set_accuracy(self.average, cosines, corpus.cache, corpus.closed, classes, self.device)
+        return replace(found, accuracy=closed)
 
     def export(self, folder: Path, *, half: bool = True) -> str:
         """The best averaged weights as a model folder; returns its model_id.

@@ -1,4 +1,4 @@
-"""The commands `fit` and `export` of ``python -m train``."""
+"""The commands `fit`, `rank` and `export` of ``python -m train``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from train.evaluate_cli import DeviceOption
+from train.evaluate_cli import AsJson, DeviceOption
 
 if TYPE_CHECKING:
     from train.corpus import Utterance
@@ -28,6 +28,9 @@ Run = Annotated[
     Path, typer.Option("--run", "-o", help="Folder of the run: state, TensorBoard; a second call resumes it")
 ]
 DEFAULT_CORPORA = Path("../shared/corpora")
+SpeechCacheOption = Annotated[
+    Path, typer.Option("--cache", help="Decoded speech that `fit` left beside its run; else it is built")
+]
 
 
 def fit(
@@ -154,3 +157,40 @@ def export(
         from train.onnx_export import export_onnx
 
         print(f"{onnx}: cosine to the model {export_onnx(to, onnx):.6f} at the least")
+
+
+def rank(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="'default', or model folders")],
+    config: Config,
+    corpora: Corpora = DEFAULT_CORPORA,
+    cache: SpeechCacheOption = Path("runs/cache"),
+    device: DeviceOption = "cpu",
+    as_json: AsJson = False,
+) -> None:
+    """Rank models by their EER on the speakers that a config keeps out, clean and augmented.
+
+    This is how to choose between recipes: lists that evaluate the choice stay unseen.
+    """
+    import json
+    from collections.abc import Callable
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from train.config import read_config
+    from train.distributed import usable
+    from train.rank import as_text, rank_models
+
+    settings, place = read_config(config), usable(device)
+    bar = Progress(console=Console(stderr=True))
+
+    def progress(name: str, total: int) -> Callable[[int], object]:
+        bar.start()  # not before: decoding has a bar of its own
+        task = bar.add_task(name, total=total)
+        return lambda done: bar.advance(task, done)
+
+    try:
+        result = rank_models(models, settings, corpora, cache, place, progress)
+    finally:
+        bar.stop()
+    print(json.dumps(result, indent=2) if as_json else as_text(result), end="\n" if as_json else "")

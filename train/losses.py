@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+SUBCENTRE_SPREAD = 0.3
+"""How far the sub-centres of a class lie from the centre that they start at, as a part of it."""
+
 
 class MarginSoftmax(nn.Module):
     """Softmax over scaled cosines to class centres, with a margin that the own class must win by.
@@ -45,6 +48,14 @@ class MarginSoftmax(nn.Module):
         nn.init.xavier_normal_(self.weight)
         self.kind, self.scale, self.subcentres = kind, scale, subcentres
         self.top_k, self.top_penalty = min(top_k, classes - 1), top_penalty
+
+    @torch.no_grad()
+    def start(self, centres: Tensor) -> None:
+        """Turns the random centres to these unit rows [classes, dim]. Their lengths stay, and with them how fast they turn."""
+        towards = centres.to(self.weight).repeat_interleave(self.subcentres, 0)
+        if self.subcentres > 1:  # equal ones would get equal gradients for ever
+            towards = F.normalize(towards + SUBCENTRE_SPREAD * F.normalize(self.weight))
+        self.weight.copy_(towards * self.weight.norm(dim=1, keepdim=True))
 
     def cosines(self, embeddings: Tensor) -> Tensor:
         """Embeddings [b, dim], of any length -> cosines [b, classes]."""

@@ -41,6 +41,11 @@ class Objective(nn.Module):
             torch.compile(model.network, dynamic=False) if config.optimiser.compile else model.network,
         )
 
+    def frontend(self, tract: float) -> nn.Module:
+        """The model's own, or that of a copy with another vocal tract."""
+        own: nn.Module = self.model.frontend
+        return own if tract == 1.0 else self.warped[_key(tract)]
+
     def forward(
         self, waveforms: Tensor, labels: Tensor, margin: float, tract: float = 1.0
     ) -> dict[str, Tensor]:
@@ -53,8 +58,7 @@ class Objective(nn.Module):
             ``loss`` to descend on; ``softmax``, ``prototypical`` and ``accuracy`` to look at.
         """
         with torch.no_grad():
-            frontend = self.model.frontend if tract == 1.0 else self.warped[_key(tract)]
-            features = frontend(waveforms)[0]
+            features = self.frontend(tract)(waveforms)[0]
             if self.mask_bins is not None and self.mask_frames is not None:
                 features = self.mask_frames(self.mask_bins(features[:, None]))[:, 0]
         with torch.autocast(waveforms.device.type, torch.bfloat16, enabled=self.config.optimiser.bfloat16):

@@ -36,6 +36,10 @@ def begin(config: FitConfig, init: Path | None) -> Start:
         CheckpointError: `init` is no model that can be trained.
         SettingsError: The config describes another model than `init` is.
     """
+    if init is None and config.loss.centres == "embeddings":
+        raise SettingsError(
+            'loss.centres = "embeddings" needs a model that hears the speakers: name one by --init, or set it to "random"'
+        )
     if init is None:
         return Start(SpeakerModel(ModelConfig(config.name, config.frontend, config.model)), None)
     given, identity = load_checkpoint(init)

@@ -17,6 +17,7 @@ from train.evaluate_cli import (
     Workers,
     shared_attributes,
 )
+from train.fit_cli import SpeechCacheOption
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,9 +40,7 @@ def tune(
     corpora: Annotated[
         Path, typer.Option("--corpora", envvar="VOICEVAULT_CORPORA", help="Corpora of that training")
     ] = Path("../shared/corpora"),
-    speech_cache: Annotated[
-        Path, typer.Option("--cache", help="Decoded speech that `fit` left beside its run; else it is built")
-    ] = Path("runs/cache"),
+    speech_cache: SpeechCacheOption = Path("runs/cache"),
     scores: Annotated[
         Path | None, typer.Option("--scores", help="Instead: a scores.tsv that evaluate wrote for this model")
     ] = None,

@@ -217,7 +217,7 @@ def test_the_closed_set_accuracy_is_that_of_the_nearest_centre(
     speakers = training.batches.sampler.classes
     chosen = [u for u in training.corpus.training if u.path.endswith("1.opus")]
     speech = training.corpus.cache
-    own = torch.from_numpy(embed(training.average, [speech.read(u) for u in chosen], training.device))
+    own = torch.from_numpy(embed(training.average, speech, chosen, training.device))
 
     def accuracy(cosines: Callable[[torch.Tensor], torch.Tensor], of: Sequence[str] = speakers) -> float:
         return closed_set_accuracy(training.average, cosines, speech, chosen, of, training.device)
@@ -314,3 +314,28 @@ def test_a_device_that_is_not_there_is_named_before_any_time_is_spent(
         assert isinstance(done.exception, SettingsError)
         assert "use --device cpu" in done.exception.message
     assert not (tmp_path / "cache").exists() and not (tmp_path / "run").exists()
+
+
+def test_a_validation_scores_the_kept_out_recordings_augmented_too(
+    corpus: Path, config_file: Path, tmp_path: Path, cache: Path
+) -> None:
+    plain = read_config(config_file)
+    # Runs that were begun before there was this key go on.
+    assert "augmented" not in plain.as_json()["validation"]
+    config = changed(plain, "validation", augmented=True)
+    assert config.digest() != plain.digest()
+    lines: list[str] = []
+    training = Fit(config, corpus, tmp_path / "run", cache, say=lines.append)
+    training.run()
+    shown = [
+        [float(rate) / 100 for rate in re.findall(r"([\d.]+)%", line)]
+        for line in lines
+        if re.search(r"EER [\d.]+% \(clean [\d.]+%; augmented [\d.]+%\)", line)
+    ]
+    assert len(shown) == 3
+    for mean, clean, augmented in shown:
+        assert mean == pytest.approx((clean + augmented) / 2, abs=1e-4)
+    assert training.best == pytest.approx(min(mean for mean, *_ in shown), abs=1e-4)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    for place, name in enumerate(("eer/clean_and_augmented", "eer/mean", "eer_augmented/mean")):
+        assert [e.value for e in events.Scalars(name)] == pytest.approx([s[place] for s in shown], abs=1e-4)
