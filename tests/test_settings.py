@@ -65,6 +65,9 @@ def test_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("workers", "100000"),
         ("concurrency", "100000"),
         ("queue", "-1"),
+        ("approximate_recall", "1"),
+        ("approximate_recall", "0.4"),
+        ("approximate_recall", "nan"),
     ],
 )
 def test_wrong_values_name_the_setting_and_its_variable(

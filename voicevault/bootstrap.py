@@ -15,7 +15,7 @@ from voicevault.errors import (
     SchemaOutdatedError,
     SettingsError,
 )
-from voicevault.gallery import Galleries
+from voicevault.gallery import Galleries, Limits
 from voicevault.index import find_gpu
 from voicevault.settings import Settings
 from voicevault.store import Store
@@ -142,7 +142,8 @@ def open_vault(target: str | Path | Settings | None = None, *, serving: bool = F
         if any(found.model_id == catalogue.default.model_id for found in store.collections()):
             catalogue.keep_default()
         find_device = find_gpu if settings.device.startswith("cuda") else None
-        galleries = Galleries(store, settings.index_folder, find_device=find_device)
+        limits = Limits(approximate_recall=settings.approximate_recall)
+        galleries = Galleries(store, settings.index_folder, limits, find_device)
         return Vault(settings, store, catalogue, galleries)
     except BaseException:
         store.close()

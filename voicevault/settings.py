@@ -47,6 +47,8 @@ class Settings(BaseSettings):
         max_bytes: Largest recording in bytes.
         max_seconds: Longest recording in seconds.
         max_channels: Most channels of a recording.
+        approximate_recall: Share of hard probes whose nearest speaker a search must find, 0.5 to below 1. Lets collections
+            from 1,000,000 speakers on be searched approximately, where that gains; None is exactly, always.
         workers: Decoding processes of bulk enrollment; None chooses by the cores.
         lock_timeout: Seconds to wait for another writer of the database.
         host, port: Where the server listens.
@@ -69,6 +71,7 @@ class Settings(BaseSettings):
     max_bytes: int = Field(256 * 1024 * 1024, ge=1)
     max_seconds: float = Field(1800.0, gt=0, allow_inf_nan=False)
     max_channels: int = Field(16, ge=1)
+    approximate_recall: float | None = Field(None, ge=0.5, lt=1)
     workers: int | None = Field(None, ge=1, le=MOST_WORKERS)
     lock_timeout: float = Field(10.0, gt=0, allow_inf_nan=False)
     host: str = Field("127.0.0.1", min_length=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -107,10 +108,10 @@ class Vault:
 
     def collections(self) -> list[Collection]:
         """All collections, by name."""
-        return self._store.collections()
+        return [self._with_search(found) for found in self._store.collections()]
 
     def collection(self, name: str = DEFAULT_COLLECTION) -> Collection:
-        return self._store.collection(name)
+        return self._with_search(self._store.collection(name))
 
     def create_collection(
         self, name: str, model: str | None = None, *, keep_audio: bool = False
@@ -479,6 +480,7 @@ class Vault:
             collection=collection,
             generation=found.generation,
             timing={**embedding.timing, "search": end - embedded, "total": end - start},
+            approximate=found.approximate,
         )
 
     def duplicates(
@@ -572,6 +574,9 @@ class Vault:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _with_search(self, collection: Collection) -> Collection:
+        return replace(collection, approximate=self._galleries.approximation(collection.uuid))
 
     def _model_of(self, collection: str) -> Model:
         position = self._store.position(collection)

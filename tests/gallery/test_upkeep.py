@@ -11,7 +11,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -356,3 +358,38 @@ def test_the_new_index_is_not_behind_its_own_writes(place: Path, store: Store, o
         galleries.compact("c")
         writer.join()
         oracle.check(galleries, np.concatenate([PROBES[:3], *[oracle.vectors[oracle.names["n3"]][None]]]), 5)
+
+
+def test_approximate_search_is_opt_in_and_for_large_galleries_that_it_is_faster_for(
+    place: Path, store: Store, oracle: Oracle
+) -> None:
+    uuid, folder = store.collection("c").uuid, place / "compressed"
+    wanted = replace(COMPRESSED, approximate_recall=0.8, approximate_from=4000, approximate_cost=np.inf)
+    # Not asked for; too small; no faster, as lists of so few are.
+    for limits in (
+        replace(wanted, approximate_recall=None),
+        replace(wanted, approximate_from=1_000_000),
+        replace(wanted, approximate_cost=Limits().approximate_cost),
+    ):
+        with closing(Galleries(store, folder, limits)) as galleries:
+            galleries.current("c")
+            for thread in ("upkeep", "lists"):
+                galleries._background._threads.setdefault(thread, ThreadPoolExecutor(1)).submit(int).result()
+            oracle.check(galleries, PROBES, 5)
+            found, _ = galleries.search("c", PROBES[:1], 5)
+            assert found.approximate is None and galleries.approximation(uuid) is None
+    with closing(Galleries(store, folder, wanted)) as galleries:
+        galleries.current("c")
+        eventually(lambda: galleries.approximation(uuid) is not None)
+        stated = galleries.approximation(uuid)
+        assert stated is not None and stated.recall_at_1 >= 0.8
+        found, _ = galleries.search("c", PROBES[:1], 5)
+        assert found.approximate == stated
+        key = found.ids[0, 0]
+        name = next(name for name, other in oracle.names.items() if other == key)
+        oracle.forget(store, name)
+        assert key not in galleries.search("c", PROBES[:1], 5)[0].ids
+        galleries.compact("c")  # its successor is exact until it has lists of its own
+        eventually(lambda: galleries.search("c", PROBES[:1], 5)[0].approximate is not None)
+        assert key not in galleries.search("c", PROBES[:1], 5)[0].ids
+        oracle.check(galleries, PROBES[:3], 5, oracle.filters(list(oracle.names)[:300]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -9,7 +11,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from service.conftest import is_problem, wav
+from service.conftest import is_problem, running, wait_until, wav
+from voicevault.cli import render
+from voicevault.gallery import Limits
+from voicevault.settings import Settings
+from voicevault.store import NewEnrollment
+from voicevault.types import Embedding, Quality
+from voicevault.vault import Vault
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +149,41 @@ def test_questions_that_cannot_be_answered(client: httpx.Client, collection: str
         is_problem(
             client.post(f"/v1/collections/none/{path}", content=recording), 404, "COLLECTION_NOT_FOUND"
         )
+
+
+def test_an_approximate_search_says_so_and_how_good_it_is(
+    tiny_model: Path, tmp_path: Path, recording: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "voicevault.bootstrap.Limits", partial(Limits, 1500, approximate_from=1500, approximate_cost=np.inf)
+    )
+    settings = Settings(
+        home=tmp_path, model=str(tiny_model), port=0, threads=1, approximate_recall=0.8, min_probe_speech=0.1
+    )
+    vault = Vault.open(settings)
+    voices = np.random.default_rng(1).normal(size=(2000, vault.dim)).astype(np.float32)
+    voices /= np.linalg.norm(voices, axis=1, keepdims=True)
+    quality = Quality(3.0, 2.5, -20.0, 0.0, None)
+    shas = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(len(voices))]
+    vault._store.add_enrollments(
+        "default",
+        [
+            NewEnrollment(f"s{number}", Embedding(voice, vault.model_id, quality, sha, sha), tags=("all",))
+            for number, (voice, sha) in enumerate(zip(voices, shas, strict=True))
+        ],
+    )
+    with running(vault, settings) as (client, _):
+        collection = "/v1/collections/default"
+        assert client.get("/v1/collections").json()["collections"][0]["approximate"] is None
+        client.post(f"{collection}/identify", content=recording)  # opens the index
+        wait_until(lambda: client.get(collection).json()["approximate"] is not None)
+        stated = client.get(collection).json()["approximate"]
+        assert 0.8 <= stated["recall_at_1"] <= 1 and 0 < stated["recall_at_10"] <= 1
+        assert 1 <= stated["nprobe"] <= stated["nlist"]
+        answer = client.post(f"{collection}/identify", content=recording)
+        assert answer.json()["approximate"] == stated
+        only = client.post(f"{collection}/identify", content=recording, params={"tags": "all"}).json()
+        assert only["approximate"] is None and only["gallery"] == 2000
+        # What the command line prints of the same records.
+        shown = render.identification("a.wav", vault.identify(recording, threshold=0.99))
+        assert f"(approximate search: recall@1 {stated['recall_at_1']:.3f}, recall@10 " in shown

@@ -49,6 +49,11 @@ FLAGS = (
     Flag("max_bytes", "N", "Largest recording."),
     Flag("max_seconds", "SECONDS", "Longest recording."),
     Flag("max_channels", "N", "Most channels of a recording."),
+    Flag(
+        "approximate_recall",
+        "SHARE",
+        "Search a million speakers and more approximately, with at least this recall@1; else exactly.",
+    ),
     Flag("workers", "N", "Decoding processes of an import."),
     Flag("lock_timeout", "SECONDS", "How long to wait for another writer."),
     Flag("host", "ADDRESS", "Where the server listens."),

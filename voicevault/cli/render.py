@@ -73,10 +73,13 @@ def decided_by(threshold: Mapping[str, Any]) -> str:
 def identification(file: str, answer: Identification) -> str:
     """The answer in one line."""
     best = answer.candidates[0] if answer.candidates else None
+    how = ""
+    if (found := answer.approximate) is not None:
+        how = f" (approximate search: recall@1 {found.recall_at_1:.3f}, recall@10 {found.recall_at_10:.3f})"
     if answer.speaker_id is not None and best is not None:
-        return f"{printable(file)}: {called(best.speaker_id, best.name)}, score {best.score:.3f}"
+        return f"{printable(file)}: {called(best.speaker_id, best.name)}, score {best.score:.3f}{how}"
     nearest = f"; nearest {called(best.speaker_id, best.name)}, score {best.score:.3f}" if best else ""
-    return f"{printable(file)}: nobody in {answer.collection!r} ({count(answer.gallery, 'speaker')}){nearest}"
+    return f"{printable(file)}: nobody in {answer.collection!r} ({count(answer.gallery, 'speaker')}){nearest}{how}"
 
 
 def candidates(answer: Mapping[str, Any]) -> Table:

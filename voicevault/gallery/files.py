@@ -44,6 +44,10 @@ class Limits:
         compact_after: Changes since the base that call for a compaction, at the least.
         compact_share: And as a share of the base: the exact scan of the changes must stay small beside that of the
             codes.
+        approximate_recall: Share of probes whose best an approximate search is to find; None is never to search so.
+        approximate_from: Voiceprints of a base from which it does.
+        approximate_cost: Most that such a search may cost, as a share of an exact one; where it costs more, it is
+            not made, and all searches are exact.
         open_most: Indexes held at a time; the one that was asked longest ago goes first.
         bytes_most: Private memory of all of them.
     """
@@ -51,6 +55,9 @@ class Limits:
     compress_from: int = 20_000
     compact_after: int = 4096
     compact_share: float = 1 / 64
+    approximate_recall: float | None = None
+    approximate_from: int = 1_000_000
+    approximate_cost: float = 0.85
     open_most: int = 256
     bytes_most: int = 1 << 30
 

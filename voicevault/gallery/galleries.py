@@ -17,7 +17,15 @@ from voicevault.gallery.files import Index, IndexFiles, Limits
 from voicevault.gallery.upkeep import Held, Upkeep
 from voicevault.index import CompressedIndex, Crew, Device, FlatIndex, SnapshotRejected
 from voicevault.store import Store
-from voicevault.types import Change, Float32Array, GalleryPosition, Int64Array, Op, SearchResult
+from voicevault.types import (
+    Approximation,
+    Change,
+    Float32Array,
+    GalleryPosition,
+    Int64Array,
+    Op,
+    SearchResult,
+)
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +130,11 @@ class Galleries:
             except SnapshotRejected as rejected:
                 self._reject(position.uuid, index, str(rejected))
         raise IndexUnavailableError("The index file is damaged again and again; check the disk.")
+
+    def approximation(self, uuid: str) -> Approximation | None:
+        """How searches of a collection fall short of exact ones; None where they do not, or its index is not held."""
+        held = self._held.get(uuid)
+        return held.index.approximation if held and isinstance(held.index, CompressedIndex) else None
 
     @property
     def rebuilding(self) -> bool:

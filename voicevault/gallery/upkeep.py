@@ -1,4 +1,5 @@
-"""What happens to held indexes beside the answers: compaction, change of tier, erasure, checks, copies on a device."""
+"""What happens to held indexes beside the answers: compaction, change of tier, erasure, checks, copies on a device,
+inverted lists."""
 
 from __future__ import annotations
 
@@ -89,6 +90,7 @@ class Upkeep:
         self._replace(held, old, new)
         if isinstance(new, CompressedIndex):
             self.erase(held)
+            self._approximate(held, new)
 
     def erase(self, held: Held) -> None:
         """Takes what was replaced or removed out of memory and the file, see `CompressedIndex.erase`."""
@@ -104,7 +106,8 @@ class Upkeep:
             self._background.later("upkeep", lambda: self._accelerate(held, index))
 
     def scrub(self, held: Held) -> None:
-        """Checks all vectors of the index' file, and copies them to the device, where there is one."""
+        """Checks all vectors of the index' file, copies them to the device, where there is one, and makes inverted lists, where
+        they are asked for."""
         index = held.index
         if not isinstance(index, CompressedIndex) or index.base.scrubbed:
             return
@@ -114,6 +117,7 @@ class Upkeep:
             self._reject(held.uuid, index, str(rejected))
             return
         self._accelerate(held, index)
+        self._approximate(held, index)
 
     def _renew_if_due(self, held: Held) -> None:
         if self._limits.upkeep_due(held.index) and held.upkeep.acquire(blocking=False):
@@ -139,3 +143,24 @@ class Upkeep:
             self._devices.accelerate(index)
         except SnapshotRejected as rejected:
             self._reject(held.uuid, index, str(rejected))
+
+    def _approximate(self, held: Held, index: CompressedIndex) -> None:
+        """Has inverted lists made, on a thread of their own because that takes long, where they are asked for; a device is
+        as fast, and exact."""
+        recall, limits = self._limits.approximate_recall, self._limits
+        if recall is None or index.base.count < limits.approximate_from or index.accelerated:
+            return
+
+        def stop() -> bool:
+            return self._background.stop.is_set() or held.index is not index
+
+        def make() -> None:
+            started = time.monotonic()
+            try:
+                with suppress(BuildStoppedError):
+                    index.approximate(recall, limits.approximate_cost, stop)
+                    log.info("inverted lists in %.1f s: %s", time.monotonic() - started, index.approximation)
+            except SnapshotRejected as rejected:
+                self._reject(held.uuid, index, str(rejected))
+
+        self._background.later("lists", make)

@@ -34,6 +34,9 @@ _STEP = 1 << 12
 
 Ranked = tuple[Int64Array, Float32Array, float]
 Blocks = Iterable[tuple[Int64Array, Float32Array]]
+Then = Callable[[Float32Array, Int64Array, float], Ranked]
+Scan = Callable[[Float32Array, int, Then], list[Ranked]]
+"""Finds rows by their codes, see `Scanner.scan`."""
 
 
 class BuildStoppedError(Exception):
@@ -110,7 +113,8 @@ class Base:
             segment.verify(name)
         self.keys: Int64Array = segment.array("keys", np.int64, (count,))
         self._vectors: Float32Array = segment.array("vectors", np.float32, (count, dim))
-        codec = Codec(
+        self.crew = crew = crew or Crew()
+        self.codec = codec = Codec(
             segment.array("rotation", np.float32, (dim, dim)),
             segment.array("centroids", np.float32, (parts, CENTROIDS, dim // parts)),
         )
@@ -126,12 +130,14 @@ class Base:
         k: int,
         depth: int,
         usable: Callable[[Int64Array], NDArray[np.bool_]] | None = None,
-    ) -> tuple[Int64Array, Float32Array, float]:
+        scan: Scan | None = None,
+    ) -> Ranked:
         """The best k for one probe [d] among the rows whose codes are best.
 
         Args:
             depth: So many rows, see `Scanner.scan`.
             usable: Which of some rows count; None is all.
+            scan: What brings the rows; None is the scan of all codes.
 
         Returns:
             Keys and scores, exactly and in order, fewer than k where too few of the rows are usable; and what no
@@ -145,7 +151,7 @@ class Base:
                 rough, rows = rough[kept], rows[kept]
             return *self.best(point, k, self._promising(point, k, rough, rows, seen)), least
 
-        found = self._scanner.scan(point, depth, ranked)
+        found = (scan or self._scanner.scan)(point, depth, ranked)
         if len(found) == 1:
             keys, scores, least = found[0]
         else:

@@ -9,11 +9,13 @@ begin with, such that one scan nearly always suffices.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from voicevault.index.codec import Scanner
 from voicevault.index.products import Nearest, ranked
@@ -21,7 +23,8 @@ from voicevault.types import Float32Array, Int64Array
 
 _PROBES = 128
 """Of each kind."""
-_K = 10
+K = 10
+"""Neighbours that recall is measured over."""
 _DEEP = 1 << 14
 _DEVIATIONS = 4.0
 """Margin in standard deviations above the mean error: 3 in 100,000 of a normal distribution lie beyond."""
@@ -65,21 +68,14 @@ def calibrate(vectors: Float32Array, scanner: Scanner, blocks: Iterable[Float32A
         scanner: Their codes, in one shard.
         blocks: `vectors` again, in pieces.
     """
-    points, absent = _probes(vectors)
-    nearest, start = Nearest(points, _K + 1), 0
-    for block in blocks:
-        nearest.add(np.arange(start, start + len(block)), block)
-        start += len(block)
-    probes, places = nearest.candidates()
-    step = 1 << 14
-    rows = (np.take(vectors, places[at : at + step], axis=0) for at in range(0, len(places), step))
-    best, scores = ranked(points, _K + 1, probes, places, rows)
+    take = partial(np.take, vectors, axis=0)
+    points, absent = draw_probes(np.arange(len(vectors)), take)
+    absent[len(absent) // 2 :] = -1  # what weak probes find does not matter, only how far off codes are
+    best, exact = exact_best(points, absent, _placed(blocks), take)
 
     deep = min(max(_DEEP, len(vectors) // 32), len(vectors))
-    scans, exact, seen = [], np.empty((len(points), _K)), np.empty((len(points), _K))
-    for row, (point, skip) in enumerate(zip(points, absent, strict=True)):
-        kept = np.flatnonzero(best[row] != skip)[:_K]
-        found, exact[row] = best[row][kept], scores[row][kept]
+    scans, seen = [], np.empty((len(points), K))
+    for row, (point, found) in enumerate(zip(points, best, strict=True)):
         ((approximate, candidates, least),) = scanner.scan(point, deep, lambda *shard: shard)
         order = np.argsort(candidates)
         at = order[np.minimum(np.searchsorted(candidates, found, sorter=order), len(order) - 1)]
@@ -90,16 +86,25 @@ def calibrate(vectors: Float32Array, scanner: Scanner, blocks: Iterable[Float32A
     margin = max(float(errors.mean() + _DEVIATIONS * errors.std()), float(errors.max()))
     bar = exact[:, -1] - margin
     counts = [np.count_nonzero(scale * scan >= least) for scan, least in zip(scans, bar, strict=True)]
-    depth = int(np.quantile(counts, 0.99) * 1.1) + 2 * _K
+    depth = int(np.quantile(counts, 0.99) * 1.1) + 2 * K
     recall = float(np.mean(scale * seen >= bar[:, None]))
     return Calibration(scale, margin, min(depth, len(vectors)), recall)
 
 
-def _probes(vectors: Float32Array) -> tuple[Float32Array, Int64Array]:
-    """Probes [2 p, d], and the row that is to be taken as absent for each, or -1."""
-    random = np.random.default_rng(len(vectors))
-    rows = random.choice(len(vectors), (3, min(_PROBES, len(vectors) // 3)), replace=False)
-    strangers, own, other = (np.take(vectors, part, axis=0).astype(np.float64) for part in rows)
+def draw_probes(
+    live: Int64Array, take: Callable[[Int64Array], Float32Array], count: int = _PROBES
+) -> tuple[Float32Array, Int64Array]:
+    """Probes [2 p, d], strangers and then weak ones, and for each the row to be taken as absent: the stranger's own, and
+    the other voice that a weak probe is a mixture with.
+
+    Args:
+        live: The rows to draw from.
+        take: Their vectors.
+        count: p, strangers and as many weak probes; fewer where there are not three times as many rows.
+    """
+    random = np.random.default_rng(len(live))
+    rows = live[random.choice(len(live), (3, min(count, len(live) // 3)), replace=False)]
+    strangers, own, other = (take(part).astype(np.float64) for part in rows)
     cosine = random.uniform(*_WEAK, size=(len(own), 1))
     aside = other - np.sum(other * own, axis=1, keepdims=True) * own
     length = np.linalg.norm(aside, axis=1, keepdims=True)
@@ -107,4 +112,35 @@ def _probes(vectors: Float32Array) -> tuple[Float32Array, Int64Array]:
     weak = cosine * own + np.sqrt(1 - cosine**2) * aside
     weak /= np.linalg.norm(weak, axis=1, keepdims=True)
     points = np.concatenate([strangers, weak]).astype(np.float32)
-    return points, np.concatenate([rows[0], np.full(len(weak), -1)])
+    return points, np.concatenate([rows[0], rows[2]])
+
+
+def exact_best(
+    points: Float32Array,
+    absent: Int64Array,
+    blocks: Iterable[tuple[Int64Array, Float32Array]],
+    take: Callable[[Int64Array], Float32Array],
+) -> tuple[Int64Array, NDArray[np.float64]]:
+    """Rows and scores [m, K] of the exact best of each probe [m, d], in order.
+
+    Args:
+        absent: The row that each is not to find, or -1.
+        blocks: Rows and their vectors, all that are to be compared.
+        take: Vectors of some rows.
+    """
+    nearest = Nearest(points, K + 1)
+    for places, block in blocks:
+        nearest.add(places, block)
+    probes, places = nearest.candidates()
+    step = 1 << 14
+    pieces = (take(places[at : at + step]) for at in range(0, len(places), step))
+    rows, scores = ranked(points, K + 1, probes, places, pieces)
+    kept = np.argsort(rows == absent[:, None], axis=1, kind="stable")[:, :K]
+    return np.take_along_axis(rows, kept, 1), np.take_along_axis(scores, kept, 1).astype(np.float64)
+
+
+def _placed(blocks: Iterable[Float32Array]) -> Iterable[tuple[Int64Array, Float32Array]]:
+    start = 0
+    for block in blocks:
+        yield np.arange(start, start + len(block)), block
+        start += len(block)

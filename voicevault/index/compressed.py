@@ -9,7 +9,7 @@ certain, or the rows in question are compared one by one.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from threading import Lock
@@ -18,12 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voicevault.errors import IndexUnavailableError
-from voicevault.index.base import Base
+from voicevault.index.base import Base, never
+from voicevault.index.calibration import K
 from voicevault.index.flat import PRODUCT_BATCH, FlatIndex, check_level, check_question
 from voicevault.index.half import Device, HalfCopy, Usable
+from voicevault.index.lists import Lists, make_lists
 from voicevault.index.locks import ReadWriteLock
-from voicevault.index.products import Nearest, ranked
+from voicevault.index.merge import merged
+from voicevault.index.products import Nearest, ranked, within
 from voicevault.types import (
+    Approximation,
     Change,
     Float32Array,
     GalleryPosition,
@@ -39,8 +43,6 @@ log = logging.getLogger(__name__)
 _SCAN_ROW = 4.0
 _SCAN_CANDIDATE = 70.0
 _COMPARE_ROW = 100.0
-_STEP = 1 << 12
-"""Rows copied at a time by a compaction."""
 _UPLOAD = 1 << 14
 """Rows copied to a device at a time."""
 _LOOKED_UP = 64
@@ -66,6 +68,7 @@ class CompressedIndex:
         self._gone_count = 0
         self._unerased: list[Int64Array] = []
         self._copy: HalfCopy | None = None
+        self._lists: Lists | None = None
         self._erasures = 0
         self._closed = False
         self._lock = ReadWriteLock()
@@ -102,6 +105,8 @@ class CompressedIndex:
             if taken:
                 # No search looks at these rows any more: they are marked.
                 self._base.erase(np.concatenate(taken))
+                if self._lists is not None:
+                    self._lists.erase(np.concatenate(taken))
                 with self._lock.write():
                     del self._unerased[: len(taken)]
                     self._erasures += 1
@@ -110,15 +115,17 @@ class CompressedIndex:
     def search(
         self, probes: Float32Array, k: int, allow: Int64Array | None = None, at_least: int = 0
     ) -> SearchResult:
-        """See `FlatIndex.search`."""
+        """See `FlatIndex.search`; where `approximate` in the result is not None, some may be missed."""
         points = check_question(probes, self._base.position.dim, k, allow)
         with self._lock.read():
             self._check_open()
             generation = self._delta.generation
             check_level(generation, at_least)
-            copy = self._copy
+            copy, lists = self._copy, self._lists
+            if copy is not None or allow is not None or k > K or not 0 < len(points) < PRODUCT_BATCH:
+                lists = None
             if copy is None:
-                ids, scores = self._scanned(points, k, allow)
+                ids, scores = self._scanned(points, k, allow, lists)
             else:
                 ids, scores = self._looked_up(copy, points, k, allow)
             new_ids, new_scores = self._delta.best(points, k, allow)
@@ -126,7 +133,7 @@ class CompressedIndex:
             ids, scores = np.hstack([ids, new_ids]), np.hstack([scores, new_scores])
             order = np.lexsort((ids, -scores), axis=1)[:, :k]
             ids, scores = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
-        return SearchResult(ids, scores, generation)
+        return SearchResult(ids, scores, generation, lists.approximation if lists else None)
 
     @property
     def generation(self) -> int:
@@ -160,27 +167,15 @@ class CompressedIndex:
             self._check_open()
             position, keys, vectors = self._delta.captured()
             live = ~self._gone
-        return position, self._merged(live, keys, vectors)
-
-    def _merged(self, live: NDArray[np.bool_], keys: Int64Array, vectors: Float32Array) -> Iterator[Rows]:
-        base, done = self._base, 0
-        for places, rows in base.blocks(None, _STEP):
-            rows = rows.copy()  # before the next line, because what is erased is marked first
-            # Zeros were erased by somebody whose change this index has not come to yet.
-            kept = live[places] & ~self._gone[places] & rows.any(axis=1)
-            until = int(np.searchsorted(keys, base.keys[places[-1]]))
-            both = np.concatenate([base.keys[places[kept]], keys[done:until]])
-            order = np.argsort(both)
-            yield both[order], np.concatenate([rows[kept], vectors[done:until]])[order]
-            done = until
-        yield keys[done:], vectors[done:]
+        return position, merged(self._base, live, self._gone, keys, vectors)
 
     def stats(self) -> IndexStats:
         with self._lock.read():
             delta = self._delta.stats()
             count = self._base.count - self._gone_count + delta.vectors
             size = self._base.nbytes + self._gone.nbytes + delta.bytes
-            tier = "gpu" if self.accelerated else "compressed"
+            tier = "gpu" if self.accelerated else "approximate" if self._lists else "compressed"
+            size += self._lists.nbytes if self._lists else 0
             return replace(delta, tier=tier, vectors=count, bytes=size)
 
     def capabilities(self) -> IndexCapabilities:
@@ -190,7 +185,7 @@ class CompressedIndex:
         """Searches that run are waited for; later calls raise IndexUnavailableError."""
         with self._lock.write():
             self._closed = True
-            self._copy = None
+            self._copy = self._lists = None
             self._delta.close()
 
     def _check_open(self) -> None:
@@ -243,18 +238,46 @@ class CompressedIndex:
             ids[left], scores[left] = self._scanned(points[left], k, allow)
         return ids, scores
 
+    # --- the base, in inverted lists -------------------------------------------------------------------------
+
+    def approximate(self, recall: float, worth: float, stop: Callable[[], bool] = never) -> None:
+        """Makes inverted lists of the base, where they are worth it (see `make_lists`). They answer from then on what
+        has no allow-list, up to K speakers and fewer than PRODUCT_BATCH probes: they may miss what is among the best.
+
+        Raises:
+            BuildStoppedError: `stop` answered True.
+            SnapshotRejected: The base's file is damaged.
+        """
+        lists = make_lists(self._base, ~self._gone, recall, worth, stop)
+        if lists is not None:
+            with self._erasing:
+                lists.erase(np.flatnonzero(self._gone))  # those that went meanwhile
+                with self._lock.write():
+                    if not self._closed:
+                        self._lists = lists
+
+    @property
+    def approximation(self) -> Approximation | None:
+        """How answers may fall short of exact ones; None while they do not."""
+        lists = self._lists
+        return lists.approximation if lists and not self.accelerated else None
+
     # --- the base, one probe ---------------------------------------------------------------------------------
 
-    def _scanned(self, points: Float32Array, k: int, allow: Int64Array | None) -> Rows:
+    def _scanned(
+        self, points: Float32Array, k: int, allow: Int64Array | None, lists: Lists | None = None
+    ) -> Rows:
         """Ids and scores [m, min(k, allowed)] of the best of the base, in order."""
         if not 0 < len(points) < PRODUCT_BATCH:
             return self._compared(points, k, self._rows(allow))
-        parts = [self._one(point, k, allow) for point in points]
+        parts = [self._one(point, k, allow, lists) for point in points]
         # The same rows were allowed for all, so all have found as many.
         return np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts])
 
-    def _one(self, point: Float32Array, k: int, allow: Int64Array | None) -> Rows:
+    def _one(self, point: Float32Array, k: int, allow: Int64Array | None, lists: Lists | None = None) -> Rows:
         """Ids and scores of the best k of the base, in order; fewer only where no more are allowed."""
+        if lists is not None and (found := lists.nearest(point, k, self._filter(None))) is not None:
+            return found
         base, count = self._base, self._base.count
         among = self._among(allow)
         if not among:
@@ -269,8 +292,8 @@ class CompressedIndex:
             if scores[-1] > beyond:
                 return ids, scores
             depth *= 2
-        found = self._rows(allow)
-        return base.best(point, k, np.arange(count) if found is None else found)
+        rows = self._rows(allow)
+        return base.best(point, k, np.arange(count) if rows is None else rows)
 
     def _among(self, allow: Int64Array | None) -> int:
         """The most rows of the base that can be allowed."""
@@ -283,7 +306,7 @@ class CompressedIndex:
     def _usable(self, allow: Int64Array | None, rows: Int64Array) -> NDArray[np.bool_]:
         usable: NDArray[np.bool_] = ~self._gone[rows]
         if allow is not None:
-            usable &= _within(self._base.keys[rows], allow)
+            usable &= within(self._base.keys[rows], allow)
         return usable
 
     def _better_compared(self, depth: int, among: int, allow: Int64Array | None) -> bool:
@@ -315,11 +338,3 @@ class CompressedIndex:
         base, step = self._base, Nearest.block(1)
         pieces = (base.vectors(rows[start : start + step]) for start in range(0, len(rows), step))
         return ranked(points, k, probes, base.keys[rows], pieces)
-
-
-def _within(keys: Int64Array, allow: Int64Array) -> NDArray[np.bool_]:
-    if not len(allow):
-        return np.zeros(len(keys), dtype=np.bool_)
-    at = np.minimum(np.searchsorted(allow, keys), len(allow) - 1)
-    within: NDArray[np.bool_] = allow[at] == keys
-    return within

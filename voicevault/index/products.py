@@ -71,6 +71,15 @@ class one_thread:
             faiss.omp_set_num_threads(self._threads)
 
 
+def within(keys: Int64Array, allow: Int64Array) -> NDArray[np.bool_]:
+    """Which of `keys` [n] are among `allow` (rising)."""
+    if not len(allow):
+        return np.zeros(len(keys), dtype=np.bool_)
+    at = np.minimum(np.searchsorted(allow, keys), len(allow) - 1)
+    found: NDArray[np.bool_] = allow[at] == keys
+    return found
+
+
 def ask_for_huge_pages(array: NDArray[Any]) -> None:
     """Asks the system, where it can, for huge pages under an array that is not written yet. A scan that finds the
     translations of small pages gone from the caches takes a tenth longer, and more where memory is fragmented."""

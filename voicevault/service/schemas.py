@@ -24,6 +24,7 @@ COLLECTION = {
     "speakers": 4,
     "created": "2026-03-01T09:30:00Z",
     "keeps_audio": False,
+    "approximate": None,
 }
 SPEAKER = {
     "id": "ada",
@@ -123,6 +124,20 @@ class Quality(BaseModel):
     snr_db: float | None = Field(description="Speech to background in dB; null without background.")
 
 
+class Approximation(BaseModel):
+    """How a search in inverted lists falls short of an exact one."""
+
+    model_config = _example(recall_at_1=0.987, recall_at_10=0.962, nlist=2000, nprobe=120)
+
+    recall_at_1: float = Field(
+        description="Share of probes whose exact best was found, measured on the collection when its lists were made, with "
+        "strangers and with weak probes: that of the kind that found less."
+    )
+    recall_at_10: float = Field(description="Share of the exact best 10 that was found.")
+    nlist: int = Field(description="Lists that the collection is dealt out to.")
+    nprobe: int = Field(description="Lists that one search reads.")
+
+
 class Collection(BaseModel):
     model_config = _example(**COLLECTION)
 
@@ -135,6 +150,9 @@ class Collection(BaseModel):
     created: datetime
     keeps_audio: bool = Field(
         description="Whether the speech of enrollments is kept, for a change of the model."
+    )
+    approximate: Approximation | None = Field(
+        description="How searches fall short of exact ones; null where they do not.",
     )
 
 
@@ -248,6 +266,7 @@ class Identification(BaseModel):
         collection="default",
         generation=12,
         timing=TIMING,
+        approximate=None,
     )
 
     speaker_id: str | None = Field(description="The speaker, or null: nobody in this gallery.")
@@ -259,6 +278,9 @@ class Identification(BaseModel):
     collection: str
     generation: int = Field(description="Generation of the collection that was answered from.")
     timing: dict[str, float] = Field(description="Seconds per stage.")
+    approximate: Approximation | None = Field(
+        description="How the search fell short of an exact one; null for an exact one.",
+    )
 
 
 class Embedding(BaseModel):
