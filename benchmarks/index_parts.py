@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import cycle
@@ -81,6 +81,18 @@ def build(population: Population, size: int, probes: int, seed: int, folder: Pat
 
 def recall(built: Built, rows: Rows, step: Callable[[int], object]) -> Int64Array:
     """Every probe by itself, against FAISS' exact scan. Returns the exact rows int64 [probes, K]."""
+    exact = exact_rows(built, step)
+    with one_thread():
+        for kind, at_1, at_10, seconds in found_rows(built, built.index, exact, step):
+            rows.append(
+                "recall", **built.where(), probe=kind, probes=len(seconds), at_1=at_1, at_10=at_10,
+                p50=float(np.median(seconds)), p99=float(np.quantile(seconds, 0.99)),
+            )  # fmt: skip
+    return exact
+
+
+def exact_rows(built: Built, step: Callable[[int], object]) -> Int64Array:
+    """The best rows int64 [probes, K] of FAISS' exact scan."""
     import faiss
 
     # For batches; one probe alone takes twice as long with it, which would be unfair to FlatIP.
@@ -91,23 +103,25 @@ def recall(built: Built, rows: Rows, step: Callable[[int], object]) -> Int64Arra
         exact[at : at + 1000] = faiss.knn(part, built.vectors, K, metric=faiss.METRIC_INNER_PRODUCT)[1]
         step(len(part))
     faiss.cvar.distance_compute_blas_threshold = threshold
+    return exact
+
+
+def found_rows(
+    built: Built, index: CompressedIndex, exact: Int64Array, step: Callable[[int], object]
+) -> Iterator[tuple[str, float, float, np.ndarray]]:
+    """Every probe by itself. For each kind of probe: recall@1, recall@10, and the seconds of its searches."""
     first, ten, seconds = (np.empty(len(exact)) for _ in range(3))
-    with one_thread():
-        for row, probe in enumerate(built.probes):
-            started = time.perf_counter()
-            found = built.index.search(probe[None], K).ids[0]
-            seconds[row] = time.perf_counter() - started
-            first[row] = found[0] == exact[row, 0]
-            ten[row] = len(np.intersect1d(found, exact[row])) / K
-            if row % 1000 == 999:
-                step(1000)
+    for row, probe in enumerate(built.probes):
+        started = time.perf_counter()
+        found = index.search(probe[None], K).ids[0]
+        seconds[row] = time.perf_counter() - started
+        first[row] = found[0] == exact[row, 0]
+        ten[row] = len(np.intersect1d(found, exact[row])) / K
+        if row % 1000 == 999:
+            step(1000)
     for kind in KINDS:
         of = built.kinds == kind
-        rows.append(
-            "recall", **built.where(), probe=kind, probes=int(of.sum()), at_1=float(first[of].mean()),
-            at_10=float(ten[of].mean()), p50=float(np.median(seconds[of])), p99=float(np.quantile(seconds[of], 0.99)),
-        )  # fmt: skip
-    return exact
+        yield kind, float(first[of].mean()), float(ten[of].mean()), seconds[of]
 
 
 def latency(

@@ -7,7 +7,7 @@ from importlib import import_module
 from benchmarks.benchmark import Benchmark
 from voicevault.errors import RequestError
 
-NAMES = ("stages", "http", "bulk", "search", "index", "encoders", "accuracy", "corpus")
+NAMES = ("stages", "http", "bulk", "search", "index", "approximate", "encoders", "accuracy", "corpus")
 """In the order in which they run; each is a module of this package with a `Benchmark` called BENCHMARK."""
 
 

@@ -66,3 +66,23 @@ def test_index(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert recorded.where("memory")[0]["first_answer"] > 0
     assert found["metrics"]["batch_64_over_torch"] > 0
     assert "rebuild_seconds" in found["not_measured"]  # for it was no million
+
+
+def test_approximate(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("--quick", "--json", "--out", str(tmp_path), "--model", str(tiny_model))
+    # The last cannot be told from a thousand probes.
+    recalls = ("--recalls", "0.9", "0.999")
+    assert main(["approximate", "--galleries", "hard", *recalls, *common]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    recorded = read_rows(Path(found["rows"]))
+    (made,) = recorded.where("lists")
+    assert made["at_1"] >= 0.9 and made["nprobe"] < made["nlist"] and not made["used"]
+    assert recorded.values("contender", "declined") == ["approximate, recall >= 0.999"]
+    exact, approximate = (
+        [row["at_1"] for row in recorded.where("recall", contender=name)]
+        for name in ("exact", made["contender"])
+    )
+    assert exact == [1.0, 1.0, 1.0]
+    # Of 30 probes of a kind: three standard deviations.
+    assert 0.9 - 0.17 < min(approximate[1:]) <= 1 and found["metrics"]["kept"] > -0.17
+    assert len(recorded.where("search", contender=made["contender"])) == 5
