@@ -12,7 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from benchmarks.benchmark import Benchmark, Bound, Metrics, Options, Table, Unmeasured, option
-from benchmarks.bulk_parts import bare_encoder, stages_alone
+from benchmarks.bulk_parts import bare_encoder, stages_alone, stages_crowded
 from benchmarks.plots import COLORS, INK, footer, new_figure, save
 from benchmarks.report import where
 from benchmarks.rows import Recorded, Rows
@@ -57,8 +57,11 @@ def measure(options: BulkOptions, rows: Rows, progress: Progress) -> None:
         rows.append("sample", recordings=len(usable), refused=len(chosen) - len(usable),
                     cores=available_cores(), device=options.device)  # fmt: skip
         manifest = _repeated(usable, options.recordings)
-        task = progress.add_task("rounds", total=options.rounds * (len(manifest) + 2 * len(usable)))
         order = [stages_alone, bare_encoder, _import]
+        if options.device == "cpu":
+            order.append(stages_crowded)
+        steps = len(manifest) + (len(order) - 1) * len(usable)
+        task = progress.add_task("rounds", total=options.rounds * steps)
         for number in range(options.rounds):
             # Drawn anew, so that what disturbs the machine for a while hits all of them alike.
             random.Random(options.seed + number).shuffle(order)
@@ -125,6 +128,12 @@ def _cpu_ms(recorded: Recorded, stage: str) -> float:
     return float(1e3 * median(row["cpu"] / row["recordings"] for row in recorded.where("stage", stage=stage)))
 
 
+def _crowded_ms(recorded: Recorded, stage: str) -> float | None:
+    """The same while all cores are at that stage; None where it was not measured."""
+    found = [1e3 * row["cpu"] / row["recordings"] for row in recorded.where("crowded", stage=stage)]
+    return float(median(found)) if found else None
+
+
 def _rate(recorded: Recorded, kind: str) -> float:
     """Recordings per second, median of the rounds."""
     return float(median(row["recordings"] / row["seconds"] for row in recorded.where(kind)))
@@ -153,6 +162,11 @@ def metrics(recorded: Recorded) -> Metrics:
         "times_real_time": median(row["audio_seconds"] / row["seconds"] for row in recorded.where("import")),
     }
     derived |= {f"{stage}_cpu_ms": _cpu_ms(recorded, stage) for stage in STAGES}
+    crowded = {stage: ms for stage in STAGES if (ms := _crowded_ms(recorded, stage)) is not None}
+    if crowded:
+        derived |= {f"{stage}_crowded_cpu_ms": ms for stage, ms in crowded.items()}
+        every = sum(crowded.get(stage, _cpu_ms(recorded, stage)) for stage in STAGES)
+        derived["crowded_per_second"] = 1e3 * recorded.where("sample")[0]["cores"] / every
     count = recorded.where("import")[0]["recordings"]
     if count < ENOUGH:
         few = Unmeasured(f"{count} recordings: the start of the processes weighs too much")
@@ -166,22 +180,24 @@ def tables(recorded: Recorded) -> list[Table]:
     for stage in STAGES:
         cpu = _cpu_ms(recorded, stage)
         wall = 1e3 * median(r["seconds"] / r["recordings"] for r in recorded.where("stage", stage=stage))
-        lines.append((stage, cpu, wall, 1e3 / wall))
+        lines.append((stage, cpu, _crowded_ms(recorded, stage), wall, 1e3 / wall))
     total = sum(_cpu_ms(recorded, stage) for stage in STAGES)
-    lines.append(("all four", total, None, 1e3 / total))
-    lines.append(("an import, everything", derived["bulk_cpu_ms"], None, None))
+    lines.append(("all four", total, None, None, 1e3 / total))
+    lines.append(("an import, everything", derived["bulk_cpu_ms"], None, None, None))
     first = recorded.where("import")[0]
     rates = [
         ("bulk enrollment", derived["bulk_per_second"]),
         ("the stages, no core ever idle", derived["ideal_per_second"]),
+        ("the same at what they take with all cores at them", derived.get("crowded_per_second")),
         ("bare encoder, all cores", derived["encoder_per_second"]),
     ]
     return [
         Table(
             "Stages of bulk enrollment, each alone on one core",
-            ("stage", "CPU ms per recording", "ms per recording", "recordings/s"),
+            ("stage", "CPU ms per recording", "with all cores at it", "ms per recording", "recordings/s"),
             lines,
-            f"{sample['recordings']} recordings, median of the rounds.",
+            f"{sample['recordings']} recordings, median of the rounds. What a stage takes longer when every core has a"
+            " process at it is what the cores share: caches, memory, power.",
         ),
         Table(
             "Rates on this machine",

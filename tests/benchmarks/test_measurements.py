@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,11 @@ def test_bulk(measured: Any) -> None:
     cpu = [row["cpu"] / row["recordings"] for row in recorded.where("stage")]
     assert len(cpu) == 4
     assert metrics["ideal_per_second"] == pytest.approx(available_cores() / sum(cpu))
+    crowded = recorded.where("crowded")
+    assert Counter(row["stage"] for row in crowded) == dict.fromkeys(
+        ("decode", "speech", "embed"), available_cores()
+    )
+    assert all(row["cpu"] > 0 for row in crowded) and metrics["crowded_per_second"] > 0
     assert metrics["bulk_cpu_ms"] == pytest.approx(1e3 * imported["cpu"] / imported["recordings"])
     assert metrics["bulk_cpu_ms"] > 1e3 * sum(cpu) / 2  # the decoding processes are counted too
     assert metrics["bulk_over_encoder"] == pytest.approx(
