@@ -285,8 +285,13 @@ class Fit:
             loss = found.loss(self.config.validation.select)
             # Of equals the later: where few speakers are kept out, the EER is 0 long before the model is good.
             if loss <= self.best:
-                facts = {"step": self.step, "eer": found.mean_eer, "accuracy": found.accuracy}
-                facts["last_part"] = in_last_part(self.config, self.progress)
+                facts = {
+                    "step": self.step,
+                    "eer": found.mean_eer,
+                    "accuracy": found.accuracy,
+                    "validation": str(found),
+                    "last_part": in_last_part(self.config, self.progress),
+                }
                 save_state(self.folder / BEST_FILE, {"average": self.average}, None, facts)
         loss = self.processes.agree(loss, self.device)
         self.stale = 0 if loss < self.best else self.stale + 1

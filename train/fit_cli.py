@@ -72,7 +72,7 @@ def fit(
         if not group.first:
             return
         identity = training.export(run / "model")
-    print(f"model {identity} in {run / 'model'}")
+    print(f"model {identity} in {run / 'model'}: {_best(run)}")
     if report:
         _report(run, config, corpora, training.corpus.validation)
     for name, after in error_rates(run / "model", lists, check_root).items():
@@ -109,6 +109,18 @@ def _report(run: Path, config: Path, corpora: Path, kept_out: Sequence[Utterance
     rows = [f"{u.path}\t{u.speaker}\t{u.source}\t{u.session}\n" for u in whole]
     manifest.write_text("path\tspeaker\tsource\tsession\n" + "".join(rows), encoding="utf-8")
     evaluate(model, manifest=manifest, audio_root=corpora, impostors="source", out=run / "report")
+
+
+def _best(run: Path) -> str:
+    """Which weights of a run are exported; empty before its first validation."""
+    from train.fit import BEST_FILE
+    from train.state import read_facts
+
+    if not (run / BEST_FILE).exists():
+        return ""
+    best = read_facts(run / BEST_FILE)
+    # By earlier releases the rates are not all noted.
+    return f"step {best['step']}, validation {best.get('validation') or 'EER {:.2%}'.format(best['eer'])}"
 
 
 def error_rates(model: Path, lists: Sequence[Path], root: Path | None) -> dict[str, float]:
@@ -152,7 +164,7 @@ def export(
         )
     noted, place = read_provenance(run) if config is None else (read_config(config), None)
     training = Fit(noted, corpora or place or DEFAULT_CORPORA, run, run.parent / "cache")
-    print(f"model {training.export(to, half=half)} of step {training.step} in {to}")
+    print(f"model {training.export(to, half=half)} in {to}: {_best(run) or f'step {training.step}'}")
     if onnx is not None:
         from train.onnx_export import export_onnx
 
