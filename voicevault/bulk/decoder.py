@@ -37,6 +37,8 @@ serve(int(sys.argv[1]))
 """
 SLOW = 5.0
 """Seconds after which a recording most likely waits for a disk or hangs, and computes nothing."""
+_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
+"""For glibc: a process keeps the memory of a recording for its next one. Else it asks for most of it anew, page by page."""
 _START = 120.0
 """Seconds that a process may take to start."""
 
@@ -179,7 +181,7 @@ class Decoder:
                 stdout=subprocess.DEVNULL,
                 stderr=complaints,
                 pass_fds=[far.fileno()],
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env={**_MEMORY, **os.environ, "OMP_NUM_THREADS": "1"},
                 process_group=0,  # Ctrl-C is for the program, which ends this process in its own time
             )
             far.close()
