@@ -24,6 +24,7 @@ from voicevault.audio import AudioLimits, SpeechDetector, decode
 from voicevault.bulk import enroll_many
 from voicevault.bulk.decoder import Decoder
 from voicevault.bulk.flow import Pool
+from voicevault.bulk.permits import Permit, Permits
 from voicevault.bulk.stages import Prepared, embed_batch, prepare_batch
 from voicevault.embedding import CONTEXT, EmbeddingPipeline, PreparedRecording, prepare
 from voicevault.errors import RequestError, VoicevaultError
@@ -598,6 +599,34 @@ def test_all_cores_work_and_no_more_threads_than_cores(vault: Vault, monkeypatch
     assert max(together) == 3
     assert {(3, 0), (0, 3)} & busy.seen
     assert {(2, 1), (1, 2)} & busy.seen, "decoding and embedding never overlap"
+
+
+def test_permits_go_first_come_first_served() -> None:
+    permits = Permits(1)
+    order: list[str] = []
+    with Permit(permits) as mine:
+        mine.hold()  # once is enough
+        assert not permits.wanted
+
+        def wait(name: str) -> None:
+            with Permit(permits):
+                order.append(name)
+
+        threads = []
+        for place, name in enumerate("abc", start=1):
+            threads.append(threading.Thread(target=wait, args=(name,), daemon=True))
+            threads[-1].start()
+            while len(permits._waiting) < place:
+                time.sleep(0.01)
+        assert permits.wanted
+        mine.let_go()
+        mine.hold()  # behind the others
+        assert order == ["a", "b", "c"] and not permits.wanted
+    for thread in threads:
+        thread.join(5)
+    with Permit(permits):  # none was lost, and none is left over
+        permits_left = permits._free
+    assert permits_left == 0 and permits._free == 1
 
 
 def test_batches_of_like_length() -> None:
