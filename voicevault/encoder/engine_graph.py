@@ -78,7 +78,7 @@ class EcapaGraph:
                 outputs.append(x)
             x = self._tdnn(opset13.concat(outputs, 2), network.mfa, "mfa")
             x = self._affine(self._pool(x, network.pool, "pool"), network.pool_norm)
-            x = _dense(x, network.project.weight, network.project.bias)
+            x = self._dense(x, network.project.weight, network.project.bias)
         self._inputs = [features, self._uniform, *self._taps.values()]
         self.model = openvino.Model([x], self._inputs, "ecapa-tdnn")
         self.positions = lru_cache(128)(self._positions)
@@ -117,8 +117,8 @@ class EcapaGraph:
         return opset13.concat(outputs, 2)
 
     def _gate(self, x: Any, m: SqueezeExcitation) -> Any:
-        hidden = opset13.relu(_dense(self._mean(x), m.conv1.weight[:, :, 0], m.conv1.bias))
-        return opset13.sigmoid(_dense(hidden, m.conv2.weight[:, :, 0], m.conv2.bias))
+        hidden = opset13.relu(self._dense(self._mean(x), m.conv1.weight[:, :, 0], m.conv1.bias))
+        return opset13.sigmoid(self._dense(hidden, m.conv2.weight[:, :, 0], m.conv2.bias))
 
     def _pool(self, x: Any, m: AttentiveStatistics, name: str) -> Any:
         mean = self._mean(x)
@@ -126,7 +126,7 @@ class EcapaGraph:
         conv = m.tdnn.conv.conv
         channels = conv.weight.shape[1] // 3
         hidden = self._wide(x, conv.weight[:, :channels], None, f"{name}.tdnn.conv")
-        context = _dense(opset13.concat([mean, deviation], 2), conv.weight[:, channels:, 0], conv.bias)
+        context = self._dense(opset13.concat([mean, deviation], 2), conv.weight[:, channels:, 0], conv.bias)
         hidden = opset13.tanh(self._affine(opset13.relu(opset13.add(hidden, context)), m.tdnn.norm))
         # The softmax over frames, its divisor last; a bias would cancel out.
         weights = self._exponentials(hidden, m.conv.weight, f"{name}.conv")
@@ -189,6 +189,19 @@ class EcapaGraph:
         shift = m.bias.double() - mean.double() * scale
         return opset13.add(opset13.multiply(x, _row(scale)), _row(shift))
 
+    def _dense(self, x: Any, weight: Tensor, bias: Tensor | None) -> Any:
+        """A layer over a single row: the weight [outputs, inputs]. Reading that is what takes time, so for int8 it is in 8-bit
+        numbers too; the arithmetic stays in float32."""
+        kernel = _array(weight)
+        node = opset13.constant(kernel)
+        if self._ranges:
+            peak = np.maximum(np.abs(kernel).max(axis=1, keepdims=True), np.float32(1e-12))
+            step = peak / (LEVELS // 2 - 1)
+            whole = opset13.convert(opset13.constant(np.round(kernel / step).astype(np.int8)), "f32")
+            node = opset13.multiply(whole, opset13.constant(step))
+        out = opset13.matmul(x, node, False, True)
+        return out if bias is None else opset13.add(out, _row(bias))
+
     def _mean(self, x: Any) -> Any:
         """Of the recording's own frames."""
         return opset13.matmul(self._uniform, x, False, False)
@@ -213,12 +226,6 @@ def _array(x: Tensor) -> Float32Array:
 
 def _row(x: Tensor) -> Any:
     return opset13.constant(_array(x)[None, None])
-
-
-def _dense(x: Any, weight: Tensor, bias: Tensor | None) -> Any:
-    """A layer over a single row: the weight [outputs, inputs]."""
-    out = opset13.matmul(x, opset13.constant(_array(weight)), False, True)
-    return out if bias is None else opset13.add(out, _row(bias))
 
 
 def _deviation(variance: Any) -> Any:
