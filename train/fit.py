@@ -25,6 +25,7 @@ from rich.progress import (
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
+from train.average import batch_norms, measure_norms
 from train.batches import Batches
 from train.centres import start_centres
 from train.config import FitConfig
@@ -42,15 +43,10 @@ from voicevault.encoder.checkpoint import save_checkpoint
 from voicevault.errors import CheckpointError, SettingsError
 
 CHECKPOINT_SECONDS = 150.0
-NORM_BATCHES = 60
 SKIPPED_STEPS = 5
 """Without a finite gradient, one after the other, at which a training is given up; one alone may be half precision's."""
 STATE_FILE = "state.safetensors"
 BEST_FILE = "best.safetensors"
-
-
-def _norms(module: nn.Module) -> list[nn.BatchNorm1d]:
-    return [m for m in module.modules() if isinstance(m, nn.BatchNorm1d)]
 
 
 class Fit:
@@ -171,7 +167,7 @@ class Fit:
         )
         self.objective.train()
         if self._keeps_norms:
-            for layer in _norms(self.objective):
+            for layer in batch_norms(self.objective):
                 layer.eval()
         out = module(waveforms.to(self.device), labels.to(self.device), margin_now, tract)
         self.optimiser.zero_grad(set_to_none=True)
@@ -312,24 +308,16 @@ class Fit:
         closed = closed_set_accuracy(self.average, cosines, corpus.cache, corpus.closed, classes, self.device)
         return replace(found, accuracy=closed)
 
-    def export(self, folder: Path, *, half: bool = True) -> str:
-        """The best averaged weights as a model folder; returns its model_id.
+    def export(self, folder: Path, *, half: bool = True, last: bool = False) -> str:
+        """The best averaged weights as a model folder, or with `last` those of the last step; returns its model_id.
 
         Batch-norm statistics are measured anew where the training changed them, on crops as long as those that
         the weights were trained on last.
         """
         model, last_part = copy.deepcopy(self.average), in_last_part(self.config, self.progress)
-        if (self.folder / BEST_FILE).exists():
+        if not last and (self.folder / BEST_FILE).exists():
             facts = load_state(self.folder / BEST_FILE, {"average": model}, None)
             last_part = facts.get("last_part", False)
-        norms = [] if self._keeps_norms else _norms(model)
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain mean over all batches
-        if norms:
-            model.train()
-            with torch.no_grad():
-                for i in range(NORM_BATCHES):
-                    waveforms, *_ = self.batches.make(1_000_000_000 + i, last_part)
-                    model(waveforms.to(self.device))
+        if not self._keeps_norms:
+            measure_norms(model, self.batches, self.device, last_part)
         return save_checkpoint(model.eval(), folder, half=half)

@@ -1,4 +1,4 @@
-"""The commands `fit`, `rank` and `export` of ``python -m train``."""
+"""The commands `fit`, `rank`, `average` and `export` of ``python -m train``."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ DEFAULT_CORPORA = Path("../shared/corpora")
 SpeechCacheOption = Annotated[
     Path, typer.Option("--cache", help="Decoded speech that `fit` left beside its run; else it is built")
 ]
+
+Half = Annotated[bool, typer.Option(help="float16 weights")]
 
 
 def fit(
@@ -146,13 +148,19 @@ def export(
         Path | None,
         typer.Option("--corpora", help="Its corpus folder, where that lies elsewhere now"),
     ] = None,
-    half: Annotated[bool, typer.Option(help="float16 weights")] = True,
+    last: Annotated[
+        bool,
+        typer.Option(
+            "--last", help="The averaged weights of its last step, not those of its best validation"
+        ),
+    ] = False,
+    half: Half = True,
     onnx: Annotated[
         Path | None,
         typer.Option("--onnx", help="Also write waveform to embedding as ONNX, checked for equality"),
     ] = None,
 ) -> None:
-    """Write the best averaged weights of a run, finished or not, as a model folder."""
+    """Write the averaged weights of a run, finished or not, as a model folder."""
     from train.config import read_config
     from train.fit import STATE_FILE, Fit
     from train.provenance import read_provenance
@@ -164,7 +172,8 @@ def export(
         )
     noted, place = read_provenance(run) if config is None else (read_config(config), None)
     training = Fit(noted, corpora or place or DEFAULT_CORPORA, run, run.parent / "cache")
-    print(f"model {training.export(to, half=half)} in {to}: {_best(run) or f'step {training.step}'}")
+    identity = training.export(to, half=half, last=last)
+    print(f"model {identity} in {to}: {(not last and _best(run)) or f'step {training.step}'}")
     if onnx is not None:
         from train.onnx_export import export_onnx
 
@@ -206,3 +215,32 @@ def rank(
     finally:
         bar.stop()
     print(json.dumps(result, indent=2) if as_json else as_text(result), end="\n" if as_json else "")
+
+
+def average(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL...", help="Model folders of one architecture")
+    ],
+    config: Config,
+    to: Annotated[Path, typer.Option("--to", help="Model folder to write")],
+    share: Annotated[
+        list[float] | None,
+        typer.Option("--share", help="Of each model, in their order; by default all alike"),
+    ] = None,
+    corpora: Corpora = DEFAULT_CORPORA,
+    cache: SpeechCacheOption = Path("runs/cache"),
+    device: DeviceOption = "cpu",
+    half: Half = True,
+) -> None:
+    """Write the mean of models' weights as a model, its batch norms measured on a config's recordings.
+
+    Often better than each of them where one was trained from the other; `rank` tells.
+    """
+    from train.average import average_on_corpus
+    from train.config import read_config
+    from train.distributed import usable
+    from voicevault.encoder.checkpoint import save_checkpoint
+
+    shares = share or [1.0] * len(models)
+    model = average_on_corpus(models, shares, read_config(config), corpora, cache, usable(device))
+    print(f"model {save_checkpoint(model, to, half=half)} in {to}")
