@@ -271,6 +271,8 @@ class CompressedIndex:
         if not 0 < len(points) < PRODUCT_BATCH:
             return self._compared(points, k, self._rows(allow))
         parts = [self._one(point, k, allow, lists) for point in points]
+        if len(parts) == 1:
+            return parts[0][0][None], parts[0][1][None]
         # The same rows were allowed for all, so all have found as many.
         return np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts])
 
