@@ -31,8 +31,8 @@ def numbered(count: int, work: Callable[[], object] = lambda: None) -> list[Call
     return [part(number) for number in range(count)]
 
 
-def helpers() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("voicevault-search")]
+def helpers(crew: Crew) -> list[threading.Thread]:
+    return [thread for thread in crew._threads if thread.is_alive()]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 10])
@@ -44,16 +44,27 @@ def test_answers_come_in_order(crew: Crew, count: int) -> None:
 def test_parts_run_side_by_side(crew: Crew) -> None:
     together = threading.Barrier(3)
     assert crew.run(numbered(3, lambda: together.wait(10))) == [0, 1, 2]
-    assert len(helpers()) == 2
+    threads = helpers(crew)
+    assert len(threads) == 2
     crew.close()
-    assert not helpers()
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_threads_end_with_a_crew_that_nobody_closed() -> None:
+    crew = Crew(3)
+    crew.run(numbered(3))
+    threads = helpers(crew)
+    del crew
+    for thread in threads:
+        thread.join(10)
+    assert len(threads) == 2 and not any(thread.is_alive() for thread in threads)
 
 
 def test_one_core_needs_no_threads() -> None:
     with closing(Crew()) as crew:
         here = threading.get_ident()
         assert crew.run([threading.get_ident] * 4) == [here] * 4
-        assert not helpers()
+        assert not helpers(crew)
 
 
 def test_many_searches_use_no_more_threads_than_cores(crew: Crew) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
 from typing import TypeVar
+from weakref import finalize
 
 T = TypeVar("T")
 
@@ -28,7 +29,7 @@ class _Errand:
 
 class Crew:
     """Runs the parts of a search on the calling thread and on helpers, of all searches together on no more threads than
-    `cores`. Thread-safe; threads begin when they are first needed.
+    `cores`. Thread-safe; threads begin when they are first needed, and end when the crew is closed or forgotten.
 
     A helper is asked for only while a core is free, and what it has not begun when the caller is done with its own part
     the caller does too: a busy machine costs no more than one thread alone would.
@@ -77,8 +78,8 @@ class Crew:
     def close(self) -> None:
         """Ends the threads; nothing may run any more."""
         with self._starting:
-            for _ in self._threads:
-                self._errands.put(None)
+            if self._threads:
+                self._end()
             for thread in self._threads:
                 thread.join()
             self._threads = []
@@ -102,20 +103,29 @@ class Crew:
     def _start(self) -> None:
         with self._starting:
             if not self._threads:
+                own = (self._errands, self._free)  # not the crew, which could not be forgotten then
                 self._threads = [
-                    Thread(target=self._help, name=f"voicevault-search-{number}", daemon=True)
+                    Thread(target=_help, args=own, name=f"voicevault-search-{number}", daemon=True)
                     for number in range(1, self.cores)
                 ]
+                self._end = finalize(self, _end, self._errands, len(self._threads))
                 for thread in self._threads:
                     thread.start()
 
-    def _help(self) -> None:
-        while (errand := self._errands.get()) is not None:
-            if errand.taken.acquire(blocking=False):
-                failure = None
-                try:
-                    errand.work()
-                except BaseException as error:  # the caller raises it
-                    failure = error
-                self._free.put(None)
-                errand.ended.put(failure)
+
+def _help(errands: SimpleQueue[_Errand | None], free: SimpleQueue[None]) -> None:
+    while (errand := errands.get()) is not None:
+        if errand.taken.acquire(blocking=False):
+            failure = None
+            try:
+                errand.work()
+            except BaseException as error:  # the caller raises it
+                failure = error
+            free.put(None)
+            errand.ended.put(failure)
+        del errand  # it knows what it searched
+
+
+def _end(errands: SimpleQueue[_Errand | None], threads: int) -> None:
+    for _ in range(threads):
+        errands.put(None)
