@@ -282,9 +282,8 @@ class _Run:
             return
         with self._model_lock:
             if not self._model_ready:
-                with Permit(
-                    self._cores
-                ):  # loading it is work too, and there is decoding to be done meanwhile
+                # Loading it is work too, and there is decoding to be done meanwhile.
+                with Permit(self._cores):
                     self._model.enter_context(self._pipeline.encoder.one_thread_per_call())
                 self._model_ready = True
         while (batch := self._pool.take()) is not None:

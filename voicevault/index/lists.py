@@ -115,9 +115,8 @@ class Lists:
         """See `Scanner.scan`; over the lists that are read, dealt out to the cores."""
         rotated, parts = point @ self._base.codec.rotation, self._parts
         products = self._centroids @ rotated
-        nearest = np.argsort(-products)[
-            : self.nprobe
-        ]  # the nearest first: that raises the bar for what follows
+        # The nearest first: that raises the bar for what follows.
+        nearest = np.argsort(-products)[: self.nprobe]
         share = depth if parts == 1 else depth // parts + 2 * isqrt(depth)
 
         def part(first: int) -> Callable[[], T]:
