@@ -338,10 +338,15 @@ def test_decoders_that_do_not_start(
     assert vault.speakers() == []
 
 
-def test_the_stages_hear_what_an_enrollment_hears(speech: dict[str, list[Path]]) -> None:
+def test_the_stages_hear_what_an_enrollment_hears(speech: dict[str, list[Path]], tmp_path: Path) -> None:
     """All of the speech, pauses around it too, whether or not a process lies between the stages."""
     limits, detector = AudioLimits(), SpeechDetector()
     rows = [ManifestRow(file, speaker) for speaker, files in speech.items() for file in files[:2]]
+    first, second = (decode(row.path).samples for row in rows[:2])
+    soundfile.write(
+        tmp_path / "paused.wav", np.concatenate([first, np.zeros(3 * SAMPLE_RATE), second]), SAMPLE_RATE
+    )
+    rows.append(ManifestRow(tmp_path / "paused.wav", rows[0].speaker))
     around = []
     for row, one in zip(rows, prepare_batch(rows, detector, limits, 0.1), strict=True):
         whole = prepare(row.path, detector, limits)
