@@ -41,6 +41,8 @@ class AugmentConfig:
         snr_db: Speech to noise, drawn evenly from this range.
         volume: Share at a random level within `volume_db` of its own.
         codec: Share through a real codec: mu-law at 8 kHz, MP3 or Opus.
+        clean: Share that none of this is done to, whatever else is drawn for it: where a channel does give the speaker away, the
+            model may still learn it.
     """
 
     reverb: float = 0.3
@@ -57,9 +59,10 @@ class AugmentConfig:
     volume: float = 0.5
     volume_db: float = 12.0
     codec: float = 0.04
+    clean: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in SHARES:
+        for name in (*SHARES, "clean"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is a share, in 0 to 1")
         if self.rooms < 1 or self.room_seconds <= 0.0:
@@ -70,7 +73,7 @@ class AugmentConfig:
     def only(self, *names: str) -> AugmentConfig:
         """This config with the named augmentations always on and all others off."""
         shares: dict[str, Any] = {name: float(name in names) for name in SHARES}
-        return replace(self, **shares)
+        return replace(self, clean=0.0, **shares)
 
 
 class Augmenter:
@@ -126,6 +129,9 @@ class Augmenter:
         for row in coded:
             codec = CODECS[int(torch.randint(len(CODECS), (1,), generator=generator))]
             out[row] = torch.from_numpy(through_codec(out[row].cpu().numpy(), codec)).to(self.device)
+        if c.clean:
+            kept = uniform(batch) < c.clean
+            out[kept] = crops[kept]
         return out
 
     def _coloured(self, crops: Tensor, generator: torch.Generator, uniform: Callable[..., Tensor]) -> Tensor:

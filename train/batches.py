@@ -51,6 +51,8 @@ class Batches:
         """Resampling ratio and factor on the frequencies of each block of classes: the speakers themselves, then their copies."""
         self.copies += [(SPEEDS[0], tract) for tract in TRACTS if config.data.tract_share]
         self.classes = len(sampler.classes) * len(self.copies)
+        self.collections = torch.from_numpy(np.tile(sampler.collections, len(self.copies)))
+        """int64 [classes]: the number of the collection that each class belongs to."""
 
     def make(self, step: int, last_part: bool = False) -> tuple[Tensor, Tensor, float]:
         """float32 [2 * speakers, samples] and int64 classes [2 * speakers], first one crop of each, then the other;

@@ -51,6 +51,8 @@ class DataSection(_Section):
     crops: Annotated[Crops, Field(min_length=1)] = ((64, 1.2), (48, 1.6), (32, 2.4))
     speed_share: Share = 0.3
     """Share of batches that are played 10 % slower or faster; such a copy counts as another speaker."""
+    alike: tuple[Annotated[tuple[str, ...], Field(min_length=2)], ...] = ()
+    """Collections that were recorded alike: each group of them counts as one for `loss.rivals`."""
     tract_share: Share = 0.0
     """Share of the other batches whose frequencies are 10 % lower or higher, at the same speed: a copy with another vocal tract,
     which counts as another speaker too (arXiv:2406.07421). For Kaldi's log-mel energies alone."""
@@ -97,6 +99,10 @@ class LossSection(_Section):
     scale: Positive = 30.0
     centres: Literal["random", "embeddings"] = "random"
     """With --init: where the centres of the classes start, at random or where that model hears the speakers (`train.centres`)."""
+    rivals: Literal["all", "collection"] = "all"
+    """Whose centres the own one must win against: all speakers', or those of its own collection. Between collections the
+    channel is enough to tell speakers apart, and a model that is rewarded for it spends angles that the voices inside a
+    collection then lack."""
     subcentres: Annotated[int, Field(ge=1, le=10)] = 1
     top_k: Annotated[int, Field(ge=0)] = 0
     top_penalty: Annotated[float, Field(ge=0.0, le=0.5)] = 0.06
@@ -179,6 +185,9 @@ LATER = (
     ("validation", "augmented"),
     ("validation", "select"),
     ("loss", "centres"),
+    ("loss", "rivals"),
+    ("data", "alike"),
+    ("augment", "clean"),
 )
 """Keys that came after the first trainings, and are written only where they are not the default: so a run that was begun without
 them goes on."""
@@ -220,7 +229,7 @@ class FitConfig(_Section):
         values: dict[str, Any] = TypeAdapter(FitConfig).dump_python(self, mode="json")
         for section, key in LATER:
             part = getattr(self, section)
-            if getattr(part, key) == type(part).model_fields[key].default:
+            if getattr(part, key) == _default(type(part), key):
                 del values[section][key]
         if not isinstance(self.frontend, FrontendConfig):
             values["frontend"] = {"type": kind(FRONTENDS, self.frontend), **values["frontend"]}
@@ -229,6 +238,11 @@ class FitConfig(_Section):
     def digest(self) -> str:
         """Hex SHA-256 of everything that a training's course depends on."""
         return hashlib.sha256(json.dumps(self.as_json(), sort_keys=True).encode()).hexdigest()
+
+
+def _default(section: type[Any], key: str) -> Any:
+    fields = section.model_fields if issubclass(section, BaseModel) else section.__dataclass_fields__
+    return fields[key].default
 
 
 def read_config(path: Path) -> FitConfig:

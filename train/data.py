@@ -141,6 +141,7 @@ class BatchSampler:
 
     Args:
         weights: Share of each source in a batch; sources left out are not drawn. Empty: every source by its speakers.
+        alike: Sources that were recorded alike, which count as one collection.
 
     Raises:
         ManifestError: A source has no recording, or there are not two speakers to draw.
@@ -152,13 +153,15 @@ class BatchSampler:
         utterances: Sequence[Utterance],
         weights: dict[str, float],
         seed: int,
+        alike: Sequence[Sequence[str]] = (),
     ) -> None:
         self.cache, self.seed = cache, seed
         by_source: dict[str, dict[str, list[Utterance]]] = defaultdict(lambda: defaultdict(list))
         for utterance in utterances:
             if not weights or utterance.source in weights:
                 by_source[utterance.source][utterance.speaker].append(utterance)
-        if missing := weights.keys() - by_source.keys():
+        named = {source for group in alike for source in group}
+        if missing := (weights.keys() - by_source.keys()) | (named - {u.source for u in utterances}):
             raise ManifestError(
                 f"the manifest has no recording of these sources: {', '.join(sorted(missing))}"
             )
@@ -169,6 +172,11 @@ class BatchSampler:
         self._class = {speaker: i for i, speaker in enumerate(self.classes)}
         self._sources = sorted(by_source)
         self._speakers = {source: sorted(by_source[source]) for source in self._sources}
+        first = {source: group[0] for group in alike for source in group}
+        of = {s: first.get(source, source) for source in self._sources for s in by_source[source]}
+        numbers = {name: i for i, name in enumerate(sorted(set(of.values())))}
+        self.collections = np.array([numbers[of[speaker]] for speaker in self.classes], np.int64)
+        """int64 [speakers]: the number of the collection that each of `classes` belongs to."""
         self._recordings = {s: r for speakers_ in by_source.values() for s, r in speakers_.items()}
         total = sum(weights.values())
         self._shares = np.array([weights[s] / total for s in self._sources])

@@ -87,9 +87,12 @@ class Fit:
         if self.processes.first:
             self.processes.wait()
             self._say_skipped()
-        sampler = BatchSampler(self.corpus.cache, self.corpus.training, config.data.weights, config.seed)
+        d = config.data
+        sampler = BatchSampler(self.corpus.cache, self.corpus.training, d.weights, config.seed, d.alike)
         self.batches = Batches(config, sampler, root, self.processes.rank, self.processes.world, self.device)
-        self.objective = Objective(config, start.model, self.batches.classes).to(self.device)
+        self.objective = Objective(config, start.model, self.batches.classes, self.batches.collections).to(
+            self.device
+        )
         self.average = copy.deepcopy(self.objective.model).eval()
         o = config.optimiser
         self.optimiser = torch.optim.AdamW(

@@ -29,6 +29,8 @@ class MarginSoftmax(nn.Module):
         top_k: So many of the nearest wrong classes are pulled nearer by `top_penalty` (an angle for ``aam``, a cosine
             for ``am``), so that the model separates look-alikes (inter-top-k penalty, arXiv:2110.05042 eq. 6).
         top_penalty: See there.
+        collections: int64 [classes], the number of the collection that each class belongs to: only classes of its own collection
+            are an item's rivals, the softmax is over these alone. None: all classes are.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class MarginSoftmax(nn.Module):
         subcentres: int = 1,
         top_k: int = 0,
         top_penalty: float = 0.06,
+        collections: Tensor | None = None,
     ) -> None:
         super().__init__()
         if kind not in ("aam", "am"):
@@ -48,6 +51,8 @@ class MarginSoftmax(nn.Module):
         nn.init.xavier_normal_(self.weight)
         self.kind, self.scale, self.subcentres = kind, scale, subcentres
         self.top_k, self.top_penalty = min(top_k, classes - 1), top_penalty
+        self.collections: Tensor | None
+        self.register_buffer("collections", collections, persistent=False)
 
     @torch.no_grad()
     def start(self, centres: Tensor) -> None:
@@ -72,14 +77,21 @@ class MarginSoftmax(nn.Module):
             accuracy = (cosines.argmax(dim=1) == labels).float().mean()
             own = cosines.gather(1, labels[:, None])
             logits = cosines
+            foreign = (
+                None if self.collections is None else self.collections != self.collections[labels][:, None]
+            )
             if self.top_k:
                 with torch.no_grad():
                     wrong = cosines.scatter(1, labels[:, None], -2.0)
+                    if foreign is not None:
+                        wrong = wrong.masked_fill(foreign, -2.0)
                     nearest = wrong.topk(self.top_k, dim=1).indices
                 logits = logits.scatter(
                     1, nearest, self._shift(cosines.gather(1, nearest), -self.top_penalty)
                 )
             logits = logits.scatter(1, labels[:, None], self._shift(own, margin))
+            if foreign is not None:
+                logits = logits.masked_fill(foreign, -math.inf)
             return F.cross_entropy(self.scale * logits, labels), accuracy
 
     def _shift(self, cosine: Tensor, margin: float) -> Tensor:

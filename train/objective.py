@@ -16,13 +16,15 @@ from voicevault.encoder.frontend import FrontendConfig, LogMel
 class Objective(nn.Module):
     """Waveforms and labels to a loss. One forward call, so that it can be wrapped for several processes."""
 
-    def __init__(self, config: FitConfig, model: SpeakerModel, classes: int) -> None:
+    def __init__(
+        self, config: FitConfig, model: SpeakerModel, classes: int, collections: Tensor | None = None
+    ) -> None:
         super().__init__()
         loss = config.loss
         self.config, self.model = config, model
         self.softmax = MarginSoftmax(
             model.config.architecture.embedding, classes, loss.kind, loss.scale, loss.subcentres, loss.top_k,
-            loss.top_penalty,
+            loss.top_penalty, collections if loss.rivals == "collection" else None,
         )  # fmt: skip
         self.prototypical = AngularPrototypical()
         # The front-ends of the copies have no weights, so nothing of theirs is in a checkpoint.

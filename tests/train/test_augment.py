@@ -63,6 +63,21 @@ def test_nothing_on_changes_nothing(root: Path, crops: torch.Tensor) -> None:
     assert torch.allclose(Augmenter(SMALL.only(), root, 1)(crops, 5), crops, atol=1e-5)
 
 
+def test_a_clean_share_is_left_as_it_is_and_the_rest_is_as_without_it(
+    root: Path, crops: torch.Tensor
+) -> None:
+    config = replace(SMALL, reverb=1.0, noise=1.0)
+    spared, total = 0, 0
+    for draw in range(40):
+        out = Augmenter(replace(config, clean=0.4), root, 1)(crops, draw)
+        without = Augmenter(config, root, 1)(crops, draw)
+        clean = (out == crops).all(dim=1)
+        assert torch.equal(out[~clean], without[~clean])
+        spared, total = spared + int(clean.sum()), total + len(crops)
+    assert spared / total == pytest.approx(0.4, abs=3.5 * (0.24 / total) ** 0.5)
+    assert SMALL.only("noise").clean == replace(SMALL, clean=0.4).only("noise").clean == 0.0
+
+
 def test_the_band_is_a_telephones(root: Path, crops: torch.Tensor) -> None:
     out = Augmenter(SMALL.only("band"), root, 1)(crops, 0)
     assert share_above(out, 4000).max() < 1e-3
@@ -126,6 +141,9 @@ def test_without_recordings_of_noise_it_is_synthetic(crops: torch.Tensor, tmp_pa
     ("line", "message"),
     [
         ("[augment]\nreverb = 1.5", "share"),
+        ("[augment]\nclean = -0.1", "clean is a share"),
+        ("[data]\nalike = [['one']]", "data.alike.0"),
+        ("[loss]\nrivals = 'none'", "loss.rivals"),
         ("[augment]\nsnr_db = [9.0, 1.0]", "lower end first"),
         ("[augment]\nreverbb = 0.5", "unknown keys: augment.reverbb"),
         ("[data]\nmanifets = 'x'\n[model]\nwidth = 3", "unknown keys: data.manifets, model.width"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from train.batches import TRACTS, Batches
 from train.config import DataSection, FitConfig, OptimiserSection
 from train.data import BatchSampler
 from train.split import Corpus, read_corpus
+from voicevault.errors import ManifestError
 
 DRAWS = 160
 
@@ -80,6 +82,21 @@ def test_a_draw_is_the_same_whoever_makes_it_and_has_no_copies_in_the_last_part(
         waveforms, labels, factor = one.make(step, last_part=True)
         assert factor == 1.0 and waveforms.shape == (6, 11_200)
         assert labels.max() < len(one.sampler.classes)
+
+
+def test_a_class_and_its_copies_belong_to_the_speakers_collection(speech: Corpus) -> None:
+    sources = ("loud", "booth", "booth, one clip")
+    names = sorted({u.speaker for u in speech.training})
+    source = {name: sources[i % 3] for i, name in enumerate(names)}
+    heard = [replace(u, source=source[u.speaker]) for u in speech.training]
+    settings = config(speed_share=0.3, tract_share=0.3)
+    sampler = BatchSampler(speech.cache, heard, {}, 1, (("booth", "booth, one clip"),))
+    collections = Batches(settings, sampler, Path()).collections.tolist()
+    assert collections == [int(source[name] == "loud") for name in names] * 5
+    apart = BatchSampler(speech.cache, heard, {}, 1)
+    assert len(set(apart.collections)) == 3
+    with pytest.raises(ManifestError, match="no recording of these sources: both"):
+        BatchSampler(speech.cache, heard, {}, 1, (("booth", "both"),))
 
 
 def test_another_tract_is_made_of_the_same_sound(speech: Corpus) -> None:

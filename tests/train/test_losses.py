@@ -94,6 +94,34 @@ def test_the_top_k_penalty_makes_look_alikes_cost_more(kind: str) -> None:
     assert float(stricter) > float(loss)
 
 
+@pytest.mark.parametrize("top_k", [0, 2, 5])
+def test_rivals_of_the_own_collection_are_all_that_count(top_k: int) -> None:
+    """As if each collection had a softmax of its own, and nothing is learnt from a centre of another one."""
+    embeddings, labels = batch()
+    collections = torch.tensor([0, 1, 0, 1, 1, 0, 0])
+    every = MarginSoftmax(16, 7, top_k=top_k)
+    module = MarginSoftmax(16, 7, top_k=top_k, collections=collections)
+    module.load_state_dict(every.state_dict())  # no key more
+    loss, accuracy = module(embeddings, labels, 0.2)
+    assert accuracy == every(embeddings, labels, 0.2)[1]
+    parts = 0.0
+    for number in (0, 1):
+        classes = (collections == number).nonzero()[:, 0]
+        own = (collections[labels] == number).nonzero()[:, 0]
+        alone = MarginSoftmax(16, len(classes), top_k=top_k)
+        with torch.no_grad():
+            alone.weight.copy_(module.weight[classes])
+        part, _ = alone(embeddings[own], torch.searchsorted(classes, labels[own]), 0.2)
+        parts += float(part) * len(own) / len(labels)
+    assert float(loss) == pytest.approx(parts, rel=1e-5)
+    one = embeddings[labels == 1][:1]
+    module(one, torch.tensor([1]), 0.2)[0].backward()
+    assert module.weight.grad is not None
+    assert torch.isfinite(module.weight.grad).all()
+    assert (module.weight.grad[collections == 0] == 0).all()
+    assert (module.weight.grad[1] != 0).any()
+
+
 def test_prototypes_reward_crops_that_find_each_other() -> None:
     module = AngularPrototypical()
     speakers = torch.eye(6)

@@ -57,6 +57,15 @@ def test_the_copies_front_ends_leave_no_trace_in_a_state() -> None:
     assert objective().state_dict().keys() == Objective(config, model, classes=9).state_dict().keys()
 
 
+def test_rivals_are_of_the_own_collection_where_the_config_says_so() -> None:
+    collections = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    for rivals, restricted in (("all", False), ("collection", True)):
+        config = FitConfig.model_validate({**SETTINGS, "model": SMALL, "loss": {"rivals": rivals}})
+        model = SpeakerModel(ModelConfig(config.name, config.frontend, config.model))
+        found = Objective(config, model, 9, collections).softmax.collections
+        assert torch.equal(found, collections) if found is not None else not restricted
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_fine_tune_keeps_batch_norm_statistics_where_it_is_told_to(
     keep: bool, corpus: Path, tmp_path: Path, tiny_model: Path
