@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from voicevault.errors import ManifestError
-from voicevault.manifest import read_corpus
+from voicevault.manifest import loose_recordings, read_corpus
 from voicevault.types import ManifestRow
 
 
@@ -38,6 +38,7 @@ def test_folder(tmp_path: Path) -> None:
         ManifestRow(tmp_path / "ada/day two/3.opus", "ada"),
         ManifestRow(tmp_path / "bob/b.wav", "bob"),
     ]
+    assert loose_recordings(tmp_path) == [tmp_path / "stray.wav"]
     with pytest.raises(ManifestError, match="speaker/recording"):
         read_corpus(tmp_path / ".git")
 

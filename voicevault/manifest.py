@@ -70,13 +70,23 @@ def _folder(root: Path) -> list[ManifestRow]:
         for speaker in sorted(root.iterdir())
         if speaker.is_dir() and not speaker.name.startswith(".")
         for file in sorted(speaker.rglob("*"))
-        if file.is_file() and not file.name.startswith(".") and file.suffix.lower() not in _NOT_AUDIO
+        if _may_be_audio(file)
     ]
     if not rows:
         raise ManifestError(
             f"{root} holds no recordings in folders of their speakers (speaker/recording).", path=str(root)
         )
     return rows
+
+
+def loose_recordings(source: str | Path) -> list[Path]:
+    """Recordings that lie in a folder of speakers without a folder of their own: nobody's, so `read_corpus` leaves them out."""
+    root = Path(source)
+    return [file for file in sorted(root.iterdir()) if _may_be_audio(file)] if root.is_dir() else []
+
+
+def _may_be_audio(file: Path) -> bool:
+    return file.is_file() and not file.name.startswith(".") and file.suffix.lower() not in _NOT_AUDIO
 
 
 def _fail(path: Path, line: int, what: str) -> NoReturn:

@@ -121,6 +121,19 @@ def test_import_and_import_again(run: Run, corpus: Path, tmp_path: Path) -> None
     ]
 
 
+def test_a_loose_recording_is_named(run: Run, ada: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "voices" / "ada").mkdir(parents=True)
+    for name in ("ada/1.opus", "2.opus"):
+        (tmp_path / "voices" / name).write_bytes(ada[0].read_bytes())
+    (tmp_path / "voices" / "README.md").write_text("About the voices.")
+    told = run("import", tmp_path / "voices", "--workers", "1", "--json")
+    assert told.code == 0
+    assert (told.json["enrolled"], told.json["loose"]) == (1, 1)
+    assert "1 file beside the speakers' folders, such as 2.opus: nobody's, so left out." in " ".join(
+        told.err.split()
+    )
+
+
 def test_imports_at_once_have_a_results_file_each(tmp_path: Path) -> None:
     assert len({_results_file(tmp_path, Path("corpus.tsv")) for _ in range(5)}) == 5
 

@@ -149,10 +149,16 @@ def import_corpus(
     file tells why.
     """
     from voicevault.cli.progress import Progress
-    from voicevault.manifest import read_corpus
+    from voicevault.manifest import loose_recordings, read_corpus
     from voicevault.types import DuplicatePolicy
 
-    rows = read_corpus(source, audio_root)
+    rows, loose = read_corpus(source, audio_root), loose_recordings(source)
+    if loose:
+        session.err.print(
+            f"{render.count(len(loose), 'file')} beside the speakers' folders, such as {printable(loose[0].name)}:"
+            " nobody's, so left out.",
+            markup=False,
+        )
     with session.vault() as vault:
         told = results or _results_file(session.settings.home, source)
         with Progress(session.err, len(rows)) as progress:
@@ -166,7 +172,7 @@ def import_corpus(
             )
     speed = f" ({done.audio_seconds / done.seconds:.0f} times real time)" if done.audio_seconds else ""
     session.answer(
-        {**asdict(done), "results": str(told), "collection": collection},
+        {**asdict(done), "loose": len(loose), "results": str(told), "collection": collection},
         f"{render.count(done.recordings, 'recording')} of {render.count(done.speakers, 'speaker')}"
         f" in {done.seconds:.1f} s{speed}",
         "",
