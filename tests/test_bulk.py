@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -656,6 +656,47 @@ def test_the_last_recordings_are_shared_out() -> None:
     pool.finished()
     assert [len(pool.take() or []), len(pool.take() or [])] == [3, 2]
     assert pool.take() is None
+
+
+def test_one_thread_embeds_a_window_before_another_joins_it() -> None:
+    """Batches of one, windows of four, room for eight."""
+    pool = Pool(batch=1, takers=2, putters=1)
+    taken: deque[list[Prepared]] = deque()
+
+    def take() -> None:
+        while (batch := pool.take()) is not None:
+            taken.append(batch)
+
+    def put(count: int) -> None:
+        for _ in range(count):
+            assert pool.room(wait=False)
+            pool.put(prepared(16_000))
+
+    def expect(count: int) -> None:
+        wait_until(lambda: len(taken) >= count, "nobody takes what is there")
+        time.sleep(0.1)
+        assert len(taken) == count
+
+    threads = [threading.Thread(target=take, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    put(3)
+    expect(0)  # a window fills
+    put(1)
+    expect(1)
+    mine = pool.exchange(taken[0])
+    assert mine is not None and len(taken) == 1  # the thread that embeds goes on with what is left
+    put(3)
+    expect(1)  # two are left, and a window fills
+    put(1)
+    expect(2)  # six are left: more than a window
+    put(1)
+    expect(7)  # and now there is no room, so that nothing else can be done
+    pool.finished()
+    for thread in threads:
+        thread.join(5)
+        assert not thread.is_alive()
+    assert sum(map(len, taken)) + len(mine) == 9
 
 
 @pytest.mark.parametrize(("seconds", "room"), [(1, 8), (40, 2), (500, 1)])

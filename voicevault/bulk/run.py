@@ -288,6 +288,7 @@ class _Run:
                 self._model_ready = True
         while (batch := self._pool.take()) is not None:
             with Permit(self._cores):
-                done = embed_batch(batch, self._pipeline, self._min_speech, self._keep_audio)
-            self._pool.done(batch)
-            self._events.put(done)
+                while batch is not None:
+                    done = embed_batch(batch, self._pipeline, self._min_speech, self._keep_audio)
+                    self._events.put(done)
+                    batch = self._pool.exchange(batch)
