@@ -228,17 +228,18 @@ class Galleries:
             self._delete_file(held)
 
     def compact(self, collection: str) -> None:
-        """Compacts the index now, whether that is due or not; an exact one is moved to the tier of its size.
+        """Compacts the index now, whether that is due or not; an exact one is moved to the tier of its size. The thread of
+        all compactions does it, at its priority.
 
         Raises:
             CollectionNotFoundError: There is no such collection.
             OSError: The file cannot be written.
+            CancelledError: Closed meanwhile.
         """
         _, position = self.current(collection)
         held = self._held.get(position.uuid)
         if held is not None:
-            with held.upkeep:
-                self._upkeep.renew(held)
+            self._background.now("upkeep", lambda: self._upkeep.renew_now(held))
 
     def discard(self, uuid: str) -> None:
         """Deletes the index files of a collection."""

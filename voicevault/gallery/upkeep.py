@@ -66,14 +66,18 @@ class Upkeep:
             held.upkeep_after = time.monotonic() + _PAUSE
             self._background.later("upkeep", lambda: self._renew_if_due(held))
 
-    def renew(self, held: Held) -> None:
-        """Compacts the index, or moves it to the tier of its size. The caller holds its upkeep lock.
+    def renew_now(self, held: Held) -> None:
+        """Compacts the index, or moves it to the tier of its size.
 
         Raises:
             BuildStoppedError: It was told to stop.
             CollectionNotFoundError: There is no such collection any more.
             OSError: The file cannot be written.
         """
+        with held.upkeep:
+            self._renew(held)
+
+    def _renew(self, held: Held) -> None:
         old = held.index
         try:
             new = self._files.compact(held.collection, held.uuid, old)
@@ -124,7 +128,7 @@ class Upkeep:
             try:
                 # The service ends, or the collection is gone: there is nothing left to look after.
                 with suppress(BuildStoppedError, CollectionNotFoundError):
-                    self.renew(held)
+                    self._renew(held)
             finally:
                 held.upkeep_after = time.monotonic() + _PAUSE
                 held.upkeep.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -31,6 +32,9 @@ ROWS = 32
 _BLOCK = 1 << 16
 _STEP = 1 << 12
 """Rows handled at a time by builds and checks: 3 MB, so that no step keeps the interpreter from answering."""
+_PAUSE = 2e-4
+"""Seconds between two steps. A thread that lets go of the interpreter for microseconds, as one that hashes does, has it
+back before another that waits for it has woken; that one would wait for its whole switch interval, 5 ms."""
 
 Ranked = tuple[Int64Array, Float32Array, float]
 Blocks = Iterable[tuple[Int64Array, Float32Array]]
@@ -234,6 +238,7 @@ class Base:
             if stop():
                 return
             self._check_range(start, min(start + _STEP, self.count))
+            time.sleep(_PAUSE)
         self._all_checked = True
 
     def is_current(self) -> bool:
@@ -293,6 +298,7 @@ def _write_vectors(writer: SegmentWriter, blocks: Blocks, dim: int, stop: Callab
         if keys.shape != (len(vectors),) or (np.diff(np.append(parts[-1][-1:], keys)) <= 0).any():
             raise RequestError("Voiceprints must come in rising order of their keys.")
         section.append(unit_rows(np.ascontiguousarray(vectors, dtype=np.float32), dim))
+        time.sleep(_PAUSE)
         if len(keys):
             parts.append(keys.astype(np.int64))
     section.close()
