@@ -21,6 +21,7 @@ from voicevault.errors import (
     CheckpointError,
     CollectionExistsError,
     CollectionNotFoundError,
+    DatabaseUnavailableError,
     DuplicateRecordingError,
     EnrollmentNotFoundError,
     ModelMismatchError,
@@ -157,6 +158,21 @@ def test_enroll(people: Voices, vault: Vault, tmp_path: Path) -> None:
     with pytest.raises(AudioNotFoundError):
         vault.enroll("bob", file.with_name("missing.wav"))
     assert [speaker.id for speaker in vault.speakers()] == ["ada"]
+
+
+def test_a_closed_vault_says_so(settings: Settings, people: Voices) -> None:
+    with Vault.open(settings) as vault:
+        vault.enroll("ada", people["ada"][0])
+    for use in (
+        lambda: vault.enroll("ada", people["ada"][1]),
+        lambda: vault.identify(people["ada"][1]),
+        lambda: vault.collections(),
+    ):
+        with pytest.raises(DatabaseUnavailableError, match="closed; open it again"):
+            use()
+    vault.close()  # once more harms nobody
+    with Vault.open(settings) as again:
+        assert [speaker.id for speaker in again.speakers()] == ["ada"]
 
 
 def test_the_voiceprint_is_the_normalised_mean(people: Voices, full: Vault) -> None:

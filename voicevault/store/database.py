@@ -172,19 +172,24 @@ class Database:
             **({"voicevault_write": True} if sqlite else {"isolation_level": "READ COMMITTED"})
         )
 
+        self._closed = False
+
     def close(self) -> None:
-        """Closes all idle connections."""
+        """Closes all connections, those in use once they are given back; no further transaction begins."""
+        self._closed = True
         self._engine.dispose()
 
     @contextmanager
     def _reading(self) -> Iterator[Session]:
         """One fresh transaction that sees one moment."""
+        self._check_open()
         with translated(), Session(self._readers, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
     def _unordered(self) -> Iterator[Session]:
         """A write transaction outside any collection's order: only for making collections."""
+        self._check_open()
         with translated(), Session(self._writers, expire_on_commit=False) as session, session.begin():
             yield session
 
@@ -211,6 +216,10 @@ class Database:
             ]
             if rows:
                 session.execute(insert(ChangeRow), rows)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise DatabaseUnavailableError("The vault is closed; open it again.")
 
     def _wipe_log(self) -> None:
         """Takes what was deleted out of SQLite's log too, which otherwise keeps it until the database is closed.
