@@ -233,11 +233,14 @@ class IndexCapabilities:
 class VoiceIndex(Protocol):
     """One collection's searchable voiceprints. Nothing here that only a local array could answer.
 
-    `apply` is idempotent and ordered by generation: changes at or below the generation already seen are ignored.
+    `apply` is idempotent and ordered by generation: changes at or below the generation already seen are ignored. Voiceprints
+    of later ones than `generation`, up to `read_at`, may be among them: until the index has reached that it answers nothing.
     `search` raises IndexUnavailableError where the index has not reached `at_least`.
     """
 
-    def apply(self, changes: Sequence[Change], generation: int, token: str) -> None: ...
+    def apply(
+        self, changes: Sequence[Change], generation: int, token: str, read_at: int | None = None
+    ) -> None: ...
 
     def search(
         self, probes: Float32Array, k: int, allow: Int64Array | None = None, at_least: int = 0

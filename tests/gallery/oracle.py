@@ -65,9 +65,9 @@ class Oracle:
         self, galleries: Galleries, probes: Float32Array, k: int, allow: Int64Array | None = None
     ) -> None:
         """The answers are those of counting: the same ids, the same scores, ties by id."""
+        found, size = galleries.search("c", probes, k, allow)
         keys = np.array(sorted(self.vectors), dtype=np.int64)
         vectors = np.array([self.vectors[key] for key in keys.tolist()], dtype=np.float32).reshape(-1, DIM)
-        found, size = galleries.search("c", probes, k, allow)
         assert size == len(keys)
         if allow is not None:
             among = np.isin(keys, allow)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import hypothesis.strategies as st
@@ -143,6 +144,27 @@ class Life(RuleBasedStateMachine):
         many = [name for name in self.oracle.names if random.random() < share]
         self.check(which, PROBES[first : first + 3], 5, self.oracle.filters(few + many))
 
+    @rule(
+        which=who,
+        first=st.integers(0, len(PROBES) - 1),
+        given=st.lists(st.dictionaries(names, voices, min_size=1, max_size=12), min_size=2, max_size=5),
+    )
+    def search_between_slices(self, which: int, first: int, given: list[dict[str, int]]) -> None:
+        """A search is caught up when all this is written, and another thread has read one slice of it when it looks."""
+        index, _ = self.galleries[which].current("c")
+        search = index.search
+
+        def late(*question: Any, **more: Any) -> SearchResult:
+            index.search = search  # type: ignore[method-assign]
+            for enrolled in given:
+                self.oracle.enroll(self.store, enrolled)
+            seen, changes, read_at = next(self.store.changes_in_slices("c", index.generation))
+            index.apply(changes, seen.generation, seen.token, read_at)
+            return search(*question, **more)
+
+        index.search = late  # type: ignore[method-assign]
+        self.check(which, PROBES[first : first + 1], 60)
+
     def teardown(self) -> None:
         if not hasattr(self, "store"):
             return
@@ -240,8 +262,14 @@ def test_every_life_on_postgresql(on_postgres: Template) -> None:
 def tombstones_ignored(patch: pytest.MonkeyPatch) -> None:
     apply = CompressedIndex.apply
 
-    def changed(self: CompressedIndex, changes: Sequence[Change], generation: int, token: str) -> None:
-        apply(self, changes, generation, token)
+    def changed(
+        self: CompressedIndex,
+        changes: Sequence[Change],
+        generation: int,
+        token: str,
+        read_at: int | None = None,
+    ) -> None:
+        apply(self, changes, generation, token, read_at)
         self._gone[:] = False
         self._gone_count = 0
 
@@ -284,7 +312,25 @@ def catching_up_skipped(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Galleries, "current", behind)
 
 
-@pytest.mark.parametrize("mutant", [tombstones_ignored, filtered_after_the_best_k, catching_up_skipped])
+def slices_answered_half_read(patch: pytest.MonkeyPatch) -> None:
+    apply = CompressedIndex.apply
+
+    def changed(
+        self: CompressedIndex,
+        changes: Sequence[Change],
+        generation: int,
+        token: str,
+        read_at: int | None = None,
+    ) -> None:
+        apply(self, changes, generation, token)
+
+    patch.setattr(CompressedIndex, "apply", changed)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [tombstones_ignored, filtered_after_the_best_k, catching_up_skipped, slices_answered_half_read],
+)
 def test_mutants_do_not_live(
     template: Template,
     mutant: Callable[[pytest.MonkeyPatch], None],

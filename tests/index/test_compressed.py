@@ -144,6 +144,18 @@ def test_writes_take_effect_at_once(index: CompressedIndex, flat: FlatIndex) -> 
     agree(index, flat, 10, KEYS[:3000])
 
 
+def test_between_two_slices_nothing_is_answered_or_compacted(index: CompressedIndex, flat: FlatIndex) -> None:
+    voice, key = PROBES[0], int(KEYS[0])
+    index.apply([upsert(10, key, voice)], 10, "t10", read_at=11)
+    for ask in (lambda: index.search(PROBES, 1), index.captured):
+        with pytest.raises(IndexUnavailableError, match="caught up"):
+            ask()
+    for each in (index, flat):
+        each.apply([upsert(11, key, voice)], 11, "t11", read_at=11)
+    agree(index, flat, 5)
+    assert index.captured()[0].generation == 11
+
+
 def test_a_bad_batch_changes_nothing(index: CompressedIndex, flat: FlatIndex) -> None:
     key = int(flat.search(PROBES[:1], 1).ids[0, 0])
     for bad in (upsert(10, 7, PROBES[0] * 2), upsert(11, 7, PROBES[0])):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Event
 
 import numpy as np
@@ -211,6 +212,31 @@ def test_an_index_that_lies_behind_or_is_closed_does_not_answer() -> None:
         index.search(POOL, 1)
     with pytest.raises(IndexUnavailableError):
         index.apply([], 10, "ten")
+
+
+def test_between_two_slices_nothing_is_answered_or_saved(tmp_path: Path) -> None:
+    """The first slice was read when key 1 had the voice that it got by the second one."""
+    index = FlatIndex(HERE)
+    index.apply([upsert(1, 1, POOL[0]), upsert(1, 2, POOL[0])], 1, "one")
+    index.apply([upsert(2, 1, POOL[2])], 2, "two", read_at=4)
+    index.apply([upsert(2, 1, POOL[1])], 2, "two", read_at=2)  # a thread that read earlier and comes later
+    for ask in (
+        lambda: index.search(POOL[:1], 1),
+        lambda: index.search(POOL[:1], 1, at_least=1),
+        lambda: index.save(tmp_path / "file"),
+        index.captured,
+    ):
+        with pytest.raises(IndexUnavailableError, match="caught up") as caught:
+            ask()
+        assert caught.value.facts == {"generation": 2, "at_least": 4}
+    index.apply([upsert(3, 2, POOL[3])], 3, "three", read_at=3)
+    with pytest.raises(IndexUnavailableError):
+        index.captured()
+    index.apply([upsert(4, 1, POOL[2])], 4, "four", read_at=4)
+    found = index.search(POOL[2:3], 2)
+    assert (found.ids.tolist(), found.generation) == ([[1, 2]], 4)
+    index.save(tmp_path / "file")
+    assert index.captured()[0].generation == 4
 
 
 def test_readers_only_ever_see_whole_generations() -> None:

@@ -186,7 +186,7 @@ def test_a_slice_of_changes_holds_whole_writes(store: Store, embedding: MakeEmbe
     store.add_enrollments("c", [NewEnrollment(f"s{n}", embedding(n)) for n in range(5)])
     store.add_enrollment("c", "s5", embedding(5))
     slices = list(store.changes_in_slices("c", 0, 3))
-    assert [(place.generation, len(some)) for place, some in slices] == [(1, 5), (2, 1)]
+    assert [(place.generation, len(some), at) for place, some, at in slices] == [(1, 5, 2), (2, 1, 2)]
 
 
 def test_changes_and_snapshot(store: Store, embedding: MakeEmbedding) -> None:
@@ -209,10 +209,10 @@ def test_changes_and_snapshot(store: Store, embedding: MakeEmbedding) -> None:
     assert store.changes("c", 5)[1] == [] and store.changes("c", 99)[1] == []
     for most, ends in ((1, [1, 2, 3, 4, 5, 5]), (2, [2, 4, 5]), (5, [5, 5]), (6, [5])):
         slices = list(store.changes_in_slices("c", 0, most))
-        read = [(c.generation, c.key, c.op) for _, some in slices for c in some]
+        read = [(c.generation, c.key, c.op) for _, some, _ in slices for c in some]
         assert read == [(c.generation, c.key, c.op) for c in changes]
-        assert [place.generation for place, _ in slices] == ends
-        assert all(store.token_at("c", place.generation) == place.token for place, _ in slices)
+        assert [place.generation for place, _, _ in slices] == ends
+        assert all(store.token_at("c", place.generation) == place.token for place, _, _ in slices)
     assert store.size("c") == (position, 2)
 
     at, found, vectors = store.snapshot("c")

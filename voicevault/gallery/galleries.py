@@ -121,6 +121,7 @@ class Galleries:
             RequestError: The question makes no sense.
             IndexUnavailableError: The index cannot answer.
         """
+        failure: IndexUnavailableError
         for _ in range(3):
             index, position = self.current(collection)
             check(position)
@@ -129,7 +130,13 @@ class Galleries:
                 return found, index.stats().vectors
             except SnapshotRejected as rejected:
                 self._reject(position.uuid, index, str(rejected))
-        raise IndexUnavailableError("The index file is damaged again and again; check the disk.")
+                failure = IndexUnavailableError("The index file is damaged again and again; check the disk.")
+            except IndexUnavailableError as error:
+                # Another thread is between two slices of changes that came since: this one reads them too.
+                failure = error
+                if self._background.stop.is_set():
+                    break
+        raise failure
 
     def approximation(self, uuid: str) -> Approximation | None:
         """How searches of a collection fall short of exact ones; None where they do not, or its index is not held."""
@@ -153,10 +160,10 @@ class Galleries:
         if self._store.token_at(collection, generation) != token:
             return index.generation != generation and index.generation >= position.generation
         removed = False
-        for seen, changes in self._store.changes_in_slices(collection, generation):
+        for seen, changes, read_at in self._store.changes_in_slices(collection, generation):
             if seen.uuid != held.uuid:
                 return False
-            index.apply(changes, seen.generation, seen.token)
+            index.apply(changes, seen.generation, seen.token, read_at)
             held.unsaved += len(changes)
             removed = removed or _removes(changes)
         if removed:
@@ -234,6 +241,7 @@ class Galleries:
         Raises:
             CollectionNotFoundError: There is no such collection.
             OSError: The file cannot be written.
+            IndexUnavailableError: Another thread is just catching up with very many changes; try again.
             CancelledError: Closed meanwhile.
         """
         _, position = self.current(collection)
@@ -283,6 +291,9 @@ class Galleries:
                 held.index.save(self._files.flat(held.uuid))
             except OSError as error:
                 log.warning("index file of collection %s cannot be written: %s", held.uuid, error)
+            except IndexUnavailableError:  # between two slices of changes: the next time
+                held.unsaved = SAVE_AFTER
+                return
             if self._forgotten_since(held):
                 self._files.discard(held.uuid)
                 held.unsaved = 1
@@ -291,7 +302,7 @@ class Galleries:
         """Whether somebody was removed whom the index still holds: by another process, or its collection is gone."""
         try:
             slices = self._store.changes_in_slices(held.collection, held.index.generation)
-            return any(seen.uuid != held.uuid or _removes(changes) for seen, changes in slices)
+            return any(seen.uuid != held.uuid or _removes(changes) for seen, changes, _ in slices)
         except CollectionNotFoundError:
             return True
         except StoreError as error:

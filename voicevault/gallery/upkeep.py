@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Lock
 
-from voicevault.errors import CollectionNotFoundError
+from voicevault.errors import CollectionNotFoundError, IndexUnavailableError
 from voicevault.gallery.background import Background
 from voicevault.gallery.devices import Devices
 from voicevault.gallery.files import Index, IndexFiles, Limits
@@ -73,6 +73,7 @@ class Upkeep:
             BuildStoppedError: It was told to stop.
             CollectionNotFoundError: There is no such collection any more.
             OSError: The file cannot be written.
+            IndexUnavailableError: See `FlatIndex.save`.
         """
         with held.upkeep:
             self._renew(held)
@@ -126,8 +127,9 @@ class Upkeep:
     def _renew_if_due(self, held: Held) -> None:
         if self._limits.upkeep_due(held.index) and held.upkeep.acquire(blocking=False):
             try:
-                # The service ends, or the collection is gone: there is nothing left to look after.
-                with suppress(BuildStoppedError, CollectionNotFoundError):
+                # The service ends, or the collection is gone: there is nothing left to look after. Or very many changes are
+                # just being caught up with: it is still due then.
+                with suppress(BuildStoppedError, CollectionNotFoundError, IndexUnavailableError):
                     self._renew(held)
             finally:
                 held.upkeep_after = time.monotonic() + _PAUSE
@@ -135,10 +137,10 @@ class Upkeep:
 
     def _catch_up(self, collection: str, uuid: str, index: Index) -> None:
         # Most of what came meanwhile, so that the first question after the change has little left to do.
-        for seen, changes in self._store.changes_in_slices(collection, index.generation):
+        for seen, changes, read_at in self._store.changes_in_slices(collection, index.generation):
             if seen.uuid != uuid:
                 return
-            index.apply(changes, seen.generation, seen.token)
+            index.apply(changes, seen.generation, seen.token, read_at)
 
     def _accelerate(self, held: Held, index: CompressedIndex) -> None:
         if held.index is not index:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from voicevault.errors import IndexUnavailableError
 from voicevault.index.base import Base, never
 from voicevault.index.calibration import K
-from voicevault.index.flat import PRODUCT_BATCH, FlatIndex, check_level, check_question
+from voicevault.index.flat import PRODUCT_BATCH, FlatIndex, check_question
 from voicevault.index.half import Device, HalfCopy, Usable
 from voicevault.index.lists import Lists, make_lists
 from voicevault.index.locks import ReadWriteLock
@@ -74,12 +74,16 @@ class CompressedIndex:
         self._lock = ReadWriteLock()
         self._erasing = Lock()
 
-    def apply(self, changes: Sequence[Change], generation: int, token: str) -> None:
+    def apply(
+        self, changes: Sequence[Change], generation: int, token: str, read_at: int | None = None
+    ) -> None:
         """See `FlatIndex.apply`."""
         with self._lock.write():
             self._check_open()
             seen = self._delta.generation
-            self._delta.apply(changes, generation, token)  # refuses what is wrong before it changes anything
+            self._delta.apply(
+                changes, generation, token, read_at
+            )  # refuses what is wrong before it changes anything
             if generation > seen:
                 keys = np.unique(
                     np.array([change.key for change in changes if change.generation > seen], dtype=np.int64)
@@ -120,7 +124,7 @@ class CompressedIndex:
         with self._lock.read():
             self._check_open()
             generation = self._delta.generation
-            check_level(generation, at_least)
+            self._delta.check_level(at_least)
             copy, lists = self._copy, self._lists
             if copy is not None or allow is not None or k > K or not 0 < len(points) < PRODUCT_BATCH:
                 lists = None
@@ -162,6 +166,9 @@ class CompressedIndex:
 
         Those that are removed or replaced before they are read are left out: the change log tells of them to whoever
         starts from this position.
+
+        Raises:
+            IndexUnavailableError: See `FlatIndex.save`.
         """
         with self._lock.read():
             self._check_open()

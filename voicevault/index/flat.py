@@ -46,6 +46,7 @@ class FlatIndex:
         self._vectors: Float32Array = np.empty((0, position.dim), dtype=np.float32)
         self._slots: dict[int, int] = {}
         self._sorted: tuple[Int64Array, Int64Array] | None = None
+        self._read_at = 0
         self._closed = False
         self._lock = ReadWriteLock()
 
@@ -89,15 +90,26 @@ class FlatIndex:
 
         Raises:
             OSError: The file cannot be written; what was there before is untouched.
+            IndexUnavailableError: The index is closed, or between two slices of changes (see `apply`).
         """
         with self._lock.read():
             self._check_open()
+            self.check_level()
             count = len(self._slots)
             write_snapshot(path, self._position, self._keys[:count], self._vectors[:count])
 
-    def apply(self, changes: Sequence[Change], generation: int, token: str) -> None:
+    def apply(
+        self, changes: Sequence[Change], generation: int, token: str, read_at: int | None = None
+    ) -> None:
         """Bring the index to `generation`. Changes it has seen already are ignored; all of the rest take
         effect at once.
+
+        Args:
+            changes: In order, up to `generation`.
+            generation, token: The end of the last write that they are of.
+            read_at: The generation, no earlier, whose voiceprints were read; None is `generation` itself. What is between
+                the two comes in later slices, and until it has come the index holds some of it but not all: nothing is
+                answered and nothing saved.
 
         Raises:
             RequestError: Changes out of order or beyond `generation`, or a vector that is no unit vector [d].
@@ -135,6 +147,7 @@ class FlatIndex:
             for key, vector in final.items():
                 if vector is None:
                     self._remove(key)
+            self._read_at = max(self._read_at, read_at or 0)
             self._position = replace(self._position, generation=generation, token=token)
 
     def search(
@@ -160,7 +173,7 @@ class FlatIndex:
         points = check_question(probes, self._position.dim, k, allow)
         with self._lock.read():
             self._check_open()
-            check_level(self._position.generation, at_least)
+            self.check_level(at_least)
             ids, scores = self.best(points, k, allow)
             return SearchResult(ids, scores, self._position.generation)
 
@@ -185,10 +198,24 @@ class FlatIndex:
     def token(self) -> str:
         return self._position.token
 
+    def check_level(self, at_least: int = 0) -> None:
+        """Raises IndexUnavailableError where the index has not reached that generation, or is between two slices of
+        changes (see `apply`)."""
+        wanted, generation = max(at_least, self._read_at), self._position.generation
+        if generation < wanted:
+            raise IndexUnavailableError(
+                "The index has not caught up with the collection.", generation=generation, at_least=wanted
+            )
+
     def captured(self) -> tuple[GalleryPosition, Int64Array, Float32Array]:
-        """A copy of the position, the keys int64 [n] in rising order and their vectors float32 [n, d]."""
+        """A copy of the position, the keys int64 [n] in rising order and their vectors float32 [n, d].
+
+        Raises:
+            IndexUnavailableError: See `save`.
+        """
         with self._lock.read():
             self._check_open()
+            self.check_level()
             order = np.argsort(self._keys[: len(self._slots)])
             return self._position, self._keys[order], self._vectors[order]
 
@@ -277,11 +304,3 @@ def check_question(probes: Float32Array, dim: int, k: int, allow: Int64Array | N
     if allow is not None and (allow.ndim != 1 or allow.dtype != np.int64 or (allow[1:] <= allow[:-1]).any()):
         raise RequestError("The filter must be a sorted list of unique int64 ids.")
     return points
-
-
-def check_level(generation: int, at_least: int) -> None:
-    """Raises IndexUnavailableError where an index at `generation` lies behind."""
-    if generation < at_least:
-        raise IndexUnavailableError(
-            "The index has not caught up with the collection.", generation=generation, at_least=at_least
-        )

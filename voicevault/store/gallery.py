@@ -96,6 +96,11 @@ class Gallery(Database):
         A caller compares `token_at(collection, since_generation)` first: to an index that is ahead or foreign
         the changes make no sense.
         """
+        return self._changes(collection, since_generation, most)[:2]
+
+    def _changes(
+        self, collection: str, since_generation: int, most: int | None
+    ) -> tuple[GalleryPosition, list[Change], int]:
         with self._reading() as session:
             found = find_collection(session, collection)
             query = (
@@ -134,18 +139,19 @@ class Gallery(Database):
                 else:
                     changes.append(Change(generation, token, key, Op.UPSERT, vector))
             if cut is None:
-                return _position(found), changes
-            return replace(_position(found), generation=cut, token=changes[-1].token), changes
+                return _position(found), changes, found.generation
+            position = replace(_position(found), generation=cut, token=changes[-1].token)
+            return position, changes, found.generation
 
     def changes_in_slices(
         self, collection: str, since_generation: int, most: int | None = None
-    ) -> Iterator[tuple[GalleryPosition, list[Change]]]:
+    ) -> Iterator[tuple[GalleryPosition, list[Change], int]]:
         """`changes`, so many at a time (None is SLICE) and some more where one write has more, each slice in a transaction
-        of its own."""
+        of its own; and the generation that this transaction saw, whose voiceprints these are."""
         most = SLICE if most is None else most
         while True:
-            position, changes = self.changes(collection, since_generation, most)
-            yield position, changes
+            position, changes, read_at = self._changes(collection, since_generation, most)
+            yield position, changes, read_at
             if len(changes) < most:
                 return
             since_generation = position.generation
