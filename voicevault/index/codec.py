@@ -131,6 +131,7 @@ class Scanner:
         self._shards = [_loaded(codec, blocks[first :: self._step]) for first in range(self._step)]
         last = self._shards[(len(blocks) - 1) % self._step]
         last.ntotal -= packed_rows(count) - count
+        self._counts = [int(shard.ntotal) for shard in self._shards]
         self._packer = last.get_CodePacker()
 
     def scan(
@@ -154,13 +155,18 @@ class Scanner:
         return self._crew.run([part(shard) for shard in range(step)])
 
     def _scan(self, shard: int, point: Float32Array, depth: int) -> tuple[Float32Array, Int64Array, float]:
-        index, step = self._shards[shard], self._step
-        depth = min(depth, index.ntotal)
+        from faiss import swig_ptr
+
+        count, step = self._counts[shard], self._step
+        depth = min(depth, count)
+        turned = point @ self._codec.rotation
+        scores, rows = np.empty(depth, dtype=np.float32), np.empty(depth, dtype=np.int64)
         with one_thread():
-            (scores,), (rows,) = index.search((point @ self._codec.rotation)[None], depth)
+            # What `search` does, without its checks, whose code a lone search would find cold.
+            self._shards[shard].search_c(1, swig_ptr(turned), depth, swig_ptr(scores), swig_ptr(rows))
         if rows[-1] < 0:
             scores, rows = scores[rows >= 0], rows[rows >= 0]
-        least = float(scores[-1]) if len(rows) < index.ntotal else -np.inf
+        least = float(scores[-1]) if len(rows) < count else -np.inf
         if step > 1:
             rows += rows // BLOCK * (BLOCK * (step - 1)) + BLOCK * shard
         return scores, rows, least

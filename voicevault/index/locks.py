@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from threading import Condition
+from threading import Condition, Lock
 
 
 class ReadWriteLock:
@@ -15,7 +15,8 @@ class ReadWriteLock:
     """
 
     def __init__(self) -> None:
-        self._changed = Condition()
+        self._mutex = Lock()
+        self._changed = Condition(self._mutex)
         self._readers = 0
         self._writers_waiting = 0
         self._writing = False
@@ -43,21 +44,21 @@ class ReadWriteLock:
 
 
 class _Reading:
-    """One for all readers: a search is too short to make a generator for."""
+    """One for all readers: a search is too short to make a generator for, or to take the lock by way of the condition."""
 
     def __init__(self, lock: ReadWriteLock) -> None:
         self._lock = lock
 
     def __enter__(self) -> None:
         lock = self._lock
-        with lock._changed:
+        with lock._mutex:
             while lock._writing or lock._writers_waiting:
                 lock._changed.wait()
             lock._readers += 1
 
     def __exit__(self, *_: object) -> None:
         lock = self._lock
-        with lock._changed:
+        with lock._mutex:
             lock._readers -= 1
             if lock._writers_waiting and not lock._readers:
                 lock._changed.notify_all()

@@ -33,8 +33,8 @@ def unit_rows(rows: Float32Array, dim: int) -> Float32Array:
     """
     if rows.ndim != 2 or rows.shape[1] != dim:
         raise RequestError("Vectors have the wrong shape.", shape=list(rows.shape), dim=dim)
-    squares, far = np.vecdot(rows, rows), 2 * _UNIT_TOLERANCE
-    if len(rows) and not (1 - far <= squares.min() and squares.max() <= 1 + far):  # NaN is neither
+    off = np.abs(np.vecdot(rows, rows) - 1)
+    if len(rows) and not off.max() <= 2 * _UNIT_TOLERANCE:  # which NaN is not
         raise RequestError("Vectors must have unit length.")
     return rows
 
@@ -50,7 +50,7 @@ def exact_scores(rows: Float32Array, point: Float32Array) -> Float32Array:
     """The scores float32 [n] of unit vectors [n, d] against one of [d] or, row by row, [n, d]."""
     # Products of two float32 are exact in float64.
     sums = (rows.astype(np.float64) * point).sum(axis=1)
-    scores: Float32Array = np.clip(sums.astype(np.float32), -1.0, 1.0)
+    scores: Float32Array = np.maximum(np.minimum(sums.astype(np.float32), 1.0), -1.0)
     return scores
 
 
@@ -121,8 +121,10 @@ def best_of(rough: Float32Array, error: float, k: int) -> Int64Array:
     """The places, in no order, of all that may be among the best k of `rough` [n], each known to within `error`."""
     if len(rough) <= k:
         return np.arange(len(rough))
-    least = np.partition(rough, len(rough) - k)[len(rough) - k]
-    return np.flatnonzero(rough >= least - 2 * error)
+    ordered = rough.copy()
+    ordered.partition(len(rough) - k)
+    places: Int64Array = (rough >= ordered[len(rough) - k] - 2 * error).nonzero()[0]
+    return places
 
 
 class Nearest:
