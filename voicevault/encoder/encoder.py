@@ -120,4 +120,5 @@ class ModelEncoder:
 def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     # A zero vector becomes NaN, which the pipeline reports; it must not pass as an embedding.
     with np.errstate(invalid="ignore", divide="ignore"):
-        return rows / np.linalg.norm(rows, axis=-1, keepdims=True)  # type: ignore[no-any-return]
+        unit: NDArray[np.float64] = rows / np.sqrt(np.add.reduce(rows * rows, axis=-1, keepdims=True))
+        return unit

@@ -74,6 +74,7 @@ class SpeechBrainFbank(nn.Module):
     FLOOR = 1e-10
     window: Tensor
     filters: Tensor
+    silence: Tensor
 
     def __init__(self, config: SpeechBrainConfig) -> None:
         super().__init__()
@@ -84,6 +85,7 @@ class SpeechBrainFbank(nn.Module):
         self.register_buffer("window", F.pad(window, (rest // 2, rest - rest // 2)), persistent=False)
         filters = triangles(config.bins, config.fft_size, config.low_hz, config.high_hz)
         self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("silence", torch.zeros(1, config.fft_size // 2), persistent=False)
 
     def frames(self, samples: int) -> int:
         """How many frames a recording of that many samples has."""
@@ -100,8 +102,8 @@ class SpeechBrainFbank(nn.Module):
             Features float32 [batch, bins, frames] and frame counts int64 [batch] (None where `lengths` was None).
         """
         c = self.config
-        margin = c.fft_size // 2
-        padded = F.pad(waveforms.float(), (margin, margin))
+        silence = self.silence.expand(len(waveforms), -1)
+        padded = torch.cat([silence, waveforms.float(), silence], dim=-1)
         power = squared(torch.fft.rfft(padded.unfold(-1, c.fft_size, self.hop) * self.window))
         decibels = 10.0 * (power @ self.filters).clamp(min=self.FLOOR).log10().transpose(1, 2)
         if lengths is None:

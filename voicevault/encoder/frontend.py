@@ -137,7 +137,9 @@ def make_window(name: str, length: int) -> Tensor:
 
 def squared(spectrum: Tensor) -> Tensor:
     """Squared magnitudes of complex numbers, a quarter of the time of ``abs().square()`` and with a gradient at 0."""
-    return spectrum.real.square() + spectrum.imag.square()
+    parts = torch.view_as_real(spectrum)
+    parts = parts * parts
+    return parts[..., 0] + parts[..., 1]
 
 
 class KaldiFrames(nn.Module, ABC):
