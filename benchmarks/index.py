@@ -89,7 +89,7 @@ def measure(options: IndexOptions, rows: Rows, progress: Progress) -> None:
                 if first:
                     if size == sizes[0]:
                         tell(f"{kind}, {size:,}: batches")
-                        parts.batches(built, (64, 1024), max(3, options.rounds // 20), options.seed, rows)
+                        parts.batches(built, (64, 1024), max(3, options.rounds // 10), options.seed, rows)
                     if size == sizes[-1]:
                         tell(f"{kind}, {size:,}: changes")
                         steps = (0, size // 256, size // 128, size // 64, size // 32)
