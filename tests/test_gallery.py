@@ -223,6 +223,11 @@ def test_leftovers_of_a_killed_process_are_deleted(store: Store, tmp_path: Path)
         assert not any(other.exists() for other in others)
 
 
+def disconnect(store: Store) -> None:
+    """As when a database is stopped: the next transaction connects anew."""
+    store._engine.dispose()
+
+
 def test_a_restored_backup(tmp_path: Path) -> None:
     """The database goes back to an earlier moment and on from there; no index may follow its old future."""
     folder, path, backup = tmp_path / "index", tmp_path / "v.db", tmp_path / "backup.db"
@@ -240,7 +245,7 @@ def test_a_restored_backup(tmp_path: Path) -> None:
         check(galleries, store, 1, 2, 3, 4)
         check(held, held_store, 1, 2, 3, 4)
     ahead = (folder / f"{held_store.position('c').uuid}.index").read_bytes()
-    held_store.close()
+    disconnect(held_store)
 
     def restore() -> None:
         for suffix in ("-wal", "-shm"):
@@ -269,12 +274,12 @@ def test_a_held_index_whose_future_was_taken_back(tmp_path: Path) -> None:
     store.upgrade()
     store.create_collection("c", "m", DIM)
     enroll(store, 1)
-    store.close()
+    disconnect(store)
     shutil.copy(path, backup)
     galleries = Galleries(store, tmp_path / "index")
     enroll(store, 2)
     check(galleries, store, 1, 2)
-    store.close()
+    disconnect(store)
     for suffix in ("-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
     shutil.copy(backup, path)
