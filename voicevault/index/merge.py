@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from voicevault.index.base import Base
 from voicevault.types import Float32Array, Int64Array
 
-_STEP = 1 << 12
-"""Rows copied at a time."""
+_STEP = 1 << 10
+"""Rows copied at a time: few, because those who write them pause after each step, for answers to have their turn."""
 
 
 def merged(
