@@ -17,6 +17,8 @@ Search = Callable[[Float32Array], Any]
 """One probe [d] -> rows of the best k, best first."""
 
 GRAPHS = ("hnswlib", "usearch", "pgvector")
+MOST_COPIED_TWICE = 1_000_000
+"""Gallery size up to which sherpa-onnx has a copy of the vectors too, beside the gallery's and FAISS' own."""
 """Engines that take minutes to build: for the smaller gallery only."""
 
 
@@ -84,6 +86,8 @@ def _faiss(vectors: Float32Array, k: int, _: ExitStack) -> dict[str, Search]:
 def _sherpa(vectors: Float32Array, k: int, _: ExitStack) -> dict[str, Search]:
     import sherpa_onnx  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
+    if len(vectors) > MOST_COPIED_TWICE:
+        raise MissingPeerError(f"left out above {MOST_COPIED_TWICE:,} speakers, to spare memory")
     manager = sherpa_onnx.SpeakerEmbeddingManager(vectors.shape[1])
     for row, vector in enumerate(vectors):
         manager.add(str(row), vector)
