@@ -130,6 +130,20 @@ def test_samples_that_cannot_be_used(tones: Any, write_sound: Any) -> None:
         decode(write_sound(np.zeros(0, dtype=np.float32), 16000))
 
 
+def test_a_file_that_grows_is_read_to_its_end(
+    tones: Any, write_sound: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_sound(tones(16000, 2.0), 16000)
+    path = tmp_path / "grows.wav"
+    path.write_bytes(data[:1000])
+    before = path.stat()
+    path.write_bytes(data)
+    monkeypatch.setattr(Path, "stat", lambda _, **__: before)
+    assert decode(path).source_sha256 == decode(data).source_sha256
+    with pytest.raises(errors.AudioTooLargeError):
+        decode(path, limits=AudioLimits(max_bytes=len(data) - 1))
+
+
 def test_limits(tones: Any, write_sound: Any, tmp_path: Path) -> None:
     data = write_sound(tones(16000, 2.0), 16000)
     path = tmp_path / "long.wav"
