@@ -614,7 +614,7 @@ def test_permits_go_first_come_first_served() -> None:
         assert not permits.wanted
 
         def wait(name: str) -> None:
-            with Permit(permits):
+            with Permit(permits, asks=name == "b"):
                 order.append(name)
 
         threads = []
@@ -623,6 +623,7 @@ def test_permits_go_first_come_first_served() -> None:
             threads[-1].start()
             while len(permits._waiting) < place:
                 time.sleep(0.01)
+            assert permits.wanted == (place > 1)  # the first of them does not ask
         assert permits.wanted
         mine.let_go()
         mine.hold()  # behind the others

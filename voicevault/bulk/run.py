@@ -242,8 +242,12 @@ class _Run:
             self._pool.finished()
 
     def _prepare(self, row: ManifestRow, decoder: Decoder, core: Permit) -> ManifestRow | None:
-        """Prepares a recording, and others for as long as there is room and nobody else waits for the core; -> one that was
-        taken on and is not begun."""
+        """Prepares a recording, and others for as long as there is room and nobody wants the core to embed; -> one that was
+        taken on and is not begun.
+
+        It does not make way for another that decodes: they would take turns at every recording, which costs them the core's
+        cache, and each time the core waits for both threads.
+        """
         known = self._known.get(row.speaker)
         if known and decoder.fingerprint(row.path, core.let_go) in known:
             self._events.put(skipped(row))
@@ -283,11 +287,11 @@ class _Run:
         with self._model_lock:
             if not self._model_ready:
                 # Loading it is work too, and there is decoding to be done meanwhile.
-                with Permit(self._cores):
+                with Permit(self._cores, asks=True):
                     self._model.enter_context(self._pipeline.encoder.one_thread_per_call())
                 self._model_ready = True
         while (batch := self._pool.take()) is not None:
-            with Permit(self._cores):
+            with Permit(self._cores, asks=True):
                 while batch is not None:
                     done = embed_batch(batch, self._pipeline, self._min_speech, self._keep_audio)
                     self._events.put(done)
