@@ -37,6 +37,19 @@ def alone_in_torch(model: SpeakerModel, speech: list[Float32Array]) -> Tensor:
         return torch.cat([model(torch.from_numpy(samples)[None]) for samples in speech])
 
 
+@pytest.mark.parametrize(
+    ("threads", "cores", "pinned"), [(1, 1, False), (1, 2, False), (2, 2, True), (2, 3, False)]
+)
+def test_threads_stay_on_their_cores_where_there_is_one_for_each(
+    threads: int, cores: int, pinned: bool, small_model: SmallModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_openvino, "cores_of_the_process", lambda: cores)
+    engine = OpenVinoEngine(small_model(), threads=threads)
+    engine.embed([np.zeros(SAMPLE_RATE, np.float32) + 0.1])
+    (copy,) = (engine._whole if threads > 1 else engine._parallel)._idle
+    assert copy._request.get_compiled_model().get_property("ENABLE_CPU_PINNING") is pinned
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_openvino_computes_what_torch_does(

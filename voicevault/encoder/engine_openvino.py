@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from voicevault.cores import available_cores
+from voicevault.cores import available_cores, cores_of_the_process
 from voicevault.encoder.checkpoint import SpeakerModel
 from voicevault.encoder.engine import torch_threads
 from voicevault.encoder.engine_graph import EcapaGraph, Ranges, grid, saturation_probe
@@ -173,7 +173,9 @@ class _Copy:
                     "INFERENCE_NUM_THREADS": threads,
                     "NUM_STREAMS": 1,
                     "INFERENCE_PRECISION_HINT": "f32",  # or a processor with bfloat16 computes in it
-                    "ENABLE_CPU_PINNING": False,  # two processes must not share a core while another idles
+                    # A thread for each core stays on it: free to move, after a rest both were often found on one. Fewer are
+                    # free, for two processes must not share a core while another idles.
+                    "ENABLE_CPU_PINNING": threads > 1 and threads == cores_of_the_process(),
                 },
             )
             self._request = compiled.create_infer_request()
