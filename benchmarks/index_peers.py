@@ -17,9 +17,9 @@ Search = Callable[[Float32Array], Any]
 """One probe [d] -> rows of the best k, best first."""
 
 GRAPHS = ("hnswlib", "usearch", "pgvector")
+"""Engines that take minutes to build: for the smaller gallery only."""
 MOST_COPIED_TWICE = 1_000_000
 """Gallery size up to which sherpa-onnx has a copy of the vectors too, beside the gallery's and FAISS' own."""
-"""Engines that take minutes to build: for the smaller gallery only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,9 +187,8 @@ class Nearest:
         if not self._found:
             return
         probes, places, scores = (np.concatenate(part) for part in zip(*self._found, strict=True))
-        order = np.argsort(
-            4.0 * probes - scores
-        )  # by probe, then score, which is in [-1, 1]: one sort is the faster
+        # By probe, then score, which is in [-1, 1]: one sort is faster than two.
+        order = np.argsort(4.0 * probes - scores)
         probes, places, scores = probes[order], places[order], scores[order]
         starts = np.searchsorted(probes, np.arange(len(self._points) + 1))
         full = np.flatnonzero(np.diff(starts) >= self._k)

@@ -171,7 +171,6 @@ class Database:
         self._writers = self._engine.execution_options(
             **({"voicevault_write": True} if sqlite else {"isolation_level": "READ COMMITTED"})
         )
-
         self._closed = False
 
     def close(self) -> None:
