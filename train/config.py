@@ -108,6 +108,9 @@ class LossSection(_Section):
     top_penalty: Annotated[float, Field(ge=0.0, le=0.5)] = 0.06
     prototypical: Annotated[float, Field(ge=0.0)] = 1.0
     """Weight of the angular prototypical term."""
+    uniformity: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of a term that parts the speakers of each collection from each other (`train.losses.uniformity`), so that what all
+    of them share, which is the channel more often than not, does not stand in their cosines."""
 
 
 class LargeMarginSection(_Section):
@@ -186,6 +189,7 @@ LATER = (
     ("validation", "select"),
     ("loss", "centres"),
     ("loss", "rivals"),
+    ("loss", "uniformity"),
     ("data", "alike"),
     ("augment", "clean"),
 )

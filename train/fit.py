@@ -188,6 +188,7 @@ class Fit:
         return {
             "loss/softmax": float(out["softmax"]),
             "loss/prototypical": float(out["prototypical"]),
+            "loss/uniformity": float(out["uniformity"]),
             "train/accuracy": float(out["accuracy"]),
             "train/gradient_norm": float(norm),
             "schedule/learning_rate": rate,

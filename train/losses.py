@@ -121,3 +121,29 @@ class AngularPrototypical(nn.Module):
             cosines = F.normalize(query.float()) @ F.normalize(support.float()).T
             logits = cosines * self.scale.clamp(min=1e-2) + self.bias
             return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def uniformity(embeddings: Tensor, labels: Tensor, collections: Tensor) -> Tensor:
+    """How near the speakers of one collection lie to each other: log mean exp(4 cos) over an item's rivals, the items of other
+    speakers of its collection (the uniformity loss of arXiv:2005.10242, section 4.1.2 with t = 2, up to its constant).
+
+    A softmax over the speakers of one collection takes no notice of a direction that all of them share, but the cosine of two of
+    them does, and so does one threshold for several collections.
+
+    Args:
+        embeddings: [b, dim], of any length.
+        labels: int64 [b], the speaker of each.
+        collections: int64 [b], the collection of each.
+
+    Returns:
+        Scalar in [-4, 4]: the mean over the items that have a rival; 0 where none has.
+    """
+    with torch.autocast(embeddings.device.type, enabled=False):
+        unit = F.normalize(embeddings.float())
+        rivals = (collections[:, None] == collections) & (labels[:, None] != labels)
+        logits = (4.0 * unit @ unit.T).masked_fill(~rivals, -math.inf)
+        heard = rivals.any(dim=1)
+        if not heard.any():
+            return embeddings.sum() * 0.0
+        each = logits[heard].logsumexp(dim=1) - rivals[heard].sum(dim=1).log()
+        return each.mean()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from train.batches import TRACTS
 from train.config import FitConfig
-from train.losses import AngularPrototypical, MarginSoftmax
+from train.losses import AngularPrototypical, MarginSoftmax, uniformity
 from voicevault.encoder.checkpoint import SpeakerModel
 from voicevault.encoder.frontend import FrontendConfig, LogMel
 
@@ -27,6 +27,8 @@ class Objective(nn.Module):
             loss.top_penalty, collections if loss.rivals == "collection" else None,
         )  # fmt: skip
         self.prototypical = AngularPrototypical()
+        self.collections: Tensor | None
+        self.register_buffer("collections", collections, persistent=False)
         # The front-ends of the copies have no weights, so nothing of theirs is in a checkpoint.
         frontend = model.config.frontend
         self.warped = nn.ModuleDict(
@@ -68,10 +70,17 @@ class Objective(nn.Module):
         softmax, accuracy = self.softmax(embeddings, labels, margin)
         support, query = embeddings.chunk(2)
         prototypical = self.prototypical(support, query)
+        loss = softmax + self.config.loss.prototypical * prototypical
+        nearness = torch.zeros(())
+        if self.config.loss.uniformity:
+            assert self.collections is not None
+            nearness = uniformity(embeddings, labels, self.collections[labels])
+            loss = loss + self.config.loss.uniformity * nearness
         return {
-            "loss": softmax + self.config.loss.prototypical * prototypical,
+            "loss": loss,
             "softmax": softmax.detach(),
             "prototypical": prototypical.detach(),
+            "uniformity": nearness.detach(),
             "accuracy": accuracy,
         }
 

@@ -92,15 +92,16 @@ def test_a_front_end_without_a_type_is_the_first_releases(config_file: Path) -> 
 def test_keys_that_came_later_are_in_the_digest_only_where_they_are_used(config_file: Path) -> None:
     config = read_config(config_file)
     values = config.as_json()
-    assert not {"rivals", "centres"} & values["loss"].keys()
+    assert not {"rivals", "centres", "uniformity"} & values["loss"].keys()
     assert "alike" not in values["data"] and "clean" not in values["augment"]
     changed = config.model_copy(
         update={
-            "loss": config.loss.model_copy(update={"rivals": "collection"}),
+            "loss": config.loss.model_copy(update={"rivals": "collection", "uniformity": 2.0}),
             "augment": replace(config.augment, clean=0.4),
         }
     )
     assert changed.as_json()["loss"]["rivals"] == "collection"
+    assert changed.as_json()["loss"]["uniformity"] == 2.0
     assert changed.as_json()["augment"]["clean"] == 0.4
     assert FitConfig.model_validate(changed.as_json()).digest() == changed.digest() != config.digest()
 

@@ -9,7 +9,7 @@ import torch
 from speechbrain.nnet.losses import AdditiveAngularMargin, AngularMargin, LogSoftmaxWrapper
 from torch.nn import functional as F
 
-from train.losses import AngularPrototypical, MarginSoftmax
+from train.losses import AngularPrototypical, MarginSoftmax, uniformity
 
 
 def batch(dim: int = 16, classes: int = 7, items: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
@@ -127,3 +127,43 @@ def test_prototypes_reward_crops_that_find_each_other() -> None:
     speakers = torch.eye(6)
     matched, mixed = module(speakers, speakers), module(speakers, speakers.roll(1, 0))
     assert float(matched) < math.log(6) < float(mixed)
+
+
+def test_uniformity_is_the_mean_over_rivals_of_the_own_collection() -> None:
+    embeddings, labels = batch()
+    collections = torch.tensor([0, 1, 0, 1, 1, 0, 2])[labels]  # the third has one speaker, who has no rival
+    unit = F.normalize(embeddings)
+    each = []
+    for i in range(len(labels)):
+        rivals = [
+            math.exp(4.0 * float(unit[i] @ unit[j]))
+            for j in range(len(labels))
+            if collections[j] == collections[i] and labels[j] != labels[i]
+        ]
+        each += [math.log(sum(rivals) / len(rivals))] if rivals else []
+    assert len(each) < len(labels)
+    found = uniformity(embeddings, labels, collections)
+    assert float(found) == pytest.approx(sum(each) / len(each), rel=1e-5)
+    assert float(uniformity(7.0 * embeddings, labels, collections)) == pytest.approx(float(found), rel=1e-5)
+
+
+def test_uniformity_sees_what_a_softmax_does_not_and_takes_it_away() -> None:
+    """A direction that all speakers share raises it, and its gradient is against that direction."""
+    embeddings, labels = batch()
+    collections = torch.zeros_like(labels)
+    shared = 2.0 * F.normalize(torch.ones(16), dim=0)
+    moved = (F.normalize(embeddings) + shared).requires_grad_()
+    loss = uniformity(moved, labels, collections)
+    assert float(loss) > float(uniformity(embeddings, labels, collections)) + 1.0
+    loss.backward()
+    assert moved.grad is not None
+    assert float(moved.grad.sum(dim=0) @ shared) > 0.0
+
+
+def test_uniformity_of_no_rivals_is_nothing_that_can_be_descended_on() -> None:
+    embeddings = torch.randn(4, 16, requires_grad=True)
+    labels = torch.tensor([0, 1, 0, 1])
+    loss = uniformity(embeddings, labels, labels)
+    loss.backward()
+    assert float(loss) == 0.0
+    assert embeddings.grad is not None and not embeddings.grad.any()

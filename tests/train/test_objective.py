@@ -67,6 +67,23 @@ def test_rivals_are_of_the_own_collection_where_the_config_says_so() -> None:
         assert found is None or torch.equal(found, collections)
 
 
+def test_uniformity_is_a_term_with_the_weight_of_the_config() -> None:
+    collections = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    waveforms = 0.1 * torch.randn(6, 9600, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([0, 1, 3, 0, 1, 3])
+    found = {}
+    for weight in (0.0, 1.0, 2.0):
+        config = FitConfig.model_validate({**SETTINGS, "model": SMALL, "loss": {"uniformity": weight}})
+        torch.manual_seed(0)
+        model = SpeakerModel(ModelConfig(config.name, config.frontend, config.model))
+        with torch.no_grad():
+            found[weight] = Objective(config, model, 9, collections).eval()(waveforms, labels, 0.2)
+    term = float(found[1.0]["uniformity"])
+    assert abs(term) > 1e-3
+    for weight, out in found.items():
+        assert float(out["loss"]) == pytest.approx(float(found[0.0]["loss"]) + weight * term, rel=1e-4)
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_fine_tune_keeps_batch_norm_statistics_where_it_is_told_to(
     keep: bool, corpus: Path, tmp_path: Path, tiny_model: Path
