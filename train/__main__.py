@@ -8,12 +8,12 @@ import typer
 
 from train.data_cli import data, examples
 from train.evaluate_cli import compare, evaluate
-from train.fit_cli import average, export, fit, rank
+from train.fit_cli import average, centre, export, fit, rank
 from train.tune_cli import tune
 from voicevault.errors import VoicevaultError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
-for command in (data, examples, fit, rank, average, tune, evaluate, compare, export):
+for command in (data, examples, fit, rank, average, centre, tune, evaluate, compare, export):
     app.command()(command)
 
 

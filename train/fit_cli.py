@@ -1,4 +1,4 @@
-"""The commands `fit`, `rank`, `average` and `export` of ``python -m train``."""
+"""The commands `fit`, `rank`, `average`, `centre` and `export` of ``python -m train``."""
 
 from __future__ import annotations
 
@@ -244,3 +244,45 @@ def average(
     shares = share or [1.0] * len(models)
     model = average_on_corpus(models, shares, read_config(config), corpora, cache, usable(device))
     print(f"model {save_checkpoint(model, to, half=half)} in {to}")
+
+
+def centre(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="'default', or a model folder")],
+    config: Config,
+    to: Annotated[Path, typer.Option("--to", help="Model folder to write")],
+    corpora: Corpora = DEFAULT_CORPORA,
+    cache: SpeechCacheOption = Path("runs/cache"),
+    device: DeviceOption = "cpu",
+    half: Half = True,
+) -> None:
+    """Write a model that takes from an embedding what all voices of its kind of recording share.
+
+    The kinds are the collections that the config trains on; the speakers it keeps out have no part. `rank` tells its worth.
+    """
+    from collections.abc import Callable
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from train.centre import centre_on_corpus
+    from train.config import read_config
+    from train.corpus import UNKNOWN
+    from train.distributed import usable
+    from train.evaluate_embed import model_folder
+    from voicevault.encoder.checkpoint import save_checkpoint
+
+    bar = Progress(console=Console(stderr=True))
+
+    def progress(total: int) -> Callable[[int], object]:
+        bar.start()  # not before: decoding has a bar of its own
+        task = bar.add_task("embedding", total=total)
+        return lambda done: bar.advance(task, done)
+
+    settings, place = read_config(config), usable(device)
+    try:
+        made, speakers = centre_on_corpus(model_folder(model), settings, corpora, cache, place, progress)
+    finally:
+        bar.stop()
+    for source, count in speakers.items():
+        print(f"{'all recordings' if source == UNKNOWN else source}: the mean of {count:,} speakers")
+    print(f"model {save_checkpoint(made, to, half=half)} in {to}")

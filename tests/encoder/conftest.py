@@ -83,17 +83,24 @@ def assert_equal() -> AssertEqual:
 
 @pytest.fixture(scope="session")
 def small_model(randomise: Randomise) -> SmallModel:
-    """(stride=1, seed=0, **front-end settings) -> a narrow ECAPA-TDNN with randomised batch norms, in evaluation mode."""
+    """(stride=1, seed=0, means=0, **front-end settings) -> a narrow ECAPA-TDNN with randomised batch norms, and means near what
+    it gives, in evaluation mode."""
 
-    def make(stride: int = 1, seed: int = 0, **frontend: object) -> SpeakerModel:
+    def make(stride: int = 1, seed: int = 0, means: int = 0, **frontend: object) -> SpeakerModel:
         architecture = EcapaConfig(
-            channels=64, aggregate=96, embedding=48, stride=stride, se_channels=16, attention_channels=16
-        )
+            channels=64, aggregate=96, embedding=48, stride=stride, se_channels=16, attention_channels=16,
+            local_means=means,
+        )  # fmt: skip
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = SpeakerModel(ModelConfig("small", FrontendConfig(**frontend), architecture))  # type: ignore[arg-type]
         randomise(model, seed)
-        return model.eval()
+        model.eval()
+        if means:
+            noise = 0.1 * torch.randn(means, 16000, generator=torch.Generator().manual_seed(seed))
+            with torch.no_grad():
+                model.network.centring.means.copy_(nn.functional.normalize(model(noise)))
+        return model
 
     return make
 

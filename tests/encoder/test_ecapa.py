@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from voicevault.encoder import default_model_dir
 from voicevault.encoder.checkpoint import SpeakerModel, load_checkpoint
-from voicevault.encoder.ecapa import EcapaConfig, EcapaTdnn
+from voicevault.encoder.config import stored
+from voicevault.encoder.ecapa import EcapaConfig, EcapaTdnn, LocalCentring
 from voicevault.encoder.frontend import FrontendConfig, LogMel
 from voicevault.encoder.importers.speechbrain import our_weights
 from voicevault.types import Float32Array
@@ -74,15 +76,16 @@ def test_equals_speechbrain(
         )
 
 
-@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize(("stride", "means"), [(1, 0), (2, 0), (3, 0), (2, 3)])
 def test_a_batch_equals_its_items(
     stride: int,
+    means: int,
     speech: list[Float32Array],
     small_model: Callable[..., SpeakerModel],
     padded: Pad,
     assert_equal: Check,
 ) -> None:
-    model = small_model(stride, seed=5)
+    model = small_model(stride, seed=5, means=means)
     with torch.inference_mode():
         assert_equal(model(*padded(speech)), alone(model, speech))
 
@@ -133,9 +136,36 @@ def test_the_default_model_in_batches(speech: list[Float32Array], padded: Pad, a
         {"kernels": (5, 3, 3)},
         {"kernels": (5, 4, 3, 3)},
         {"dilations": (1, 0, 3, 4)},
+        {"local_means": -1},
     ],
     ids=lambda wrong: next(iter(wrong)),
 )
 def test_an_architecture_that_cannot_be_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         EcapaConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_centring_takes_away_the_mean_of_the_kind_that_is_near() -> None:
+    layer = LocalCentring(2, 3)
+    with torch.no_grad():
+        layer.means.copy_(torch.tensor([[0.4, 0.0, 0.0], [0.0, 0.3, 0.0]]))
+        near_first, between = layer(torch.tensor([[5.0, 0.0, 0.0], [2.0, 2.0, 0.0]]))
+    share = math.exp(20.0) / (math.exp(20.0) + 1.0)  # of the first mean: cosines 1 and 0
+    expected = [1.0 - 0.4 * share, -0.3 * (1.0 - share), 0.0]
+    assert near_first.tolist() == pytest.approx(expected, abs=1e-6)
+    assert between.tolist() == pytest.approx([math.sqrt(0.5) - 0.2, math.sqrt(0.5) - 0.15, 0.0], abs=1e-6)
+
+
+def test_one_mean_is_plain_centring() -> None:
+    layer, vectors = LocalCentring(1, 6), torch.randn(9, 6, generator=torch.Generator().manual_seed(0))
+    unit = torch.nn.functional.normalize(vectors)
+    with torch.no_grad():
+        layer.means.copy_(unit.mean(dim=0)[None])
+        torch.testing.assert_close(layer(vectors), unit - unit.mean(dim=0))
+
+
+def test_a_network_without_means_is_what_it_was() -> None:
+    """Models of earlier releases have neither the key in their config nor the weights."""
+    assert "local_means" not in stored(EcapaConfig())
+    assert stored(EcapaConfig(local_means=3))["local_means"] == 3
+    assert not any("centring" in name for name in EcapaTdnn(EcapaConfig(channels=16)).state_dict())

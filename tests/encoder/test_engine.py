@@ -50,12 +50,17 @@ def test_threads_stay_on_their_cores_where_there_is_one_for_each(
     assert copy._request.get_compiled_model().get_property("ENABLE_CPU_PINNING") is pinned
 
 
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("stride", "means"), [(1, 0), (2, 0), (2, 5)])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_openvino_computes_what_torch_does(
-    stride: int, threads: int, small_model: SmallModel, speech: list[Float32Array], assert_equal: AssertEqual
+    stride: int,
+    means: int,
+    threads: int,
+    small_model: SmallModel,
+    speech: list[Float32Array],
+    assert_equal: AssertEqual,
 ) -> None:
-    model = small_model(stride, seed=5)
+    model = small_model(stride, seed=5, means=means)
     shortest = speech[0][: model.minimum_samples]
     recordings = [shortest, *speech]
     engine = OpenVinoEngine(model, threads)

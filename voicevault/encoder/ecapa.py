@@ -10,18 +10,19 @@ and the attention see valid frames only. `Spans` carries what they need; None sa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from voicevault.encoder.config import check_ranges
+from voicevault.encoder.config import LATER, check_ranges
 
 
 @dataclass(frozen=True, slots=True)
 class EcapaConfig:
-    """Architecture, flat. `channels` is the width C of the paper; `stride` the time stride of the first layer.
+    """Architecture, flat. `channels` is the width C of the paper; `stride` the time stride of the first layer; `local_means` how
+    many means `LocalCentring` has, 0 for none of it.
 
     Raises:
         ValueError: A value is out of range.
@@ -37,6 +38,7 @@ class EcapaConfig:
     res2net_scale: int = 8
     se_channels: int = 128
     attention_channels: int = 128
+    local_means: int = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
         check_ranges(
@@ -49,6 +51,7 @@ class EcapaConfig:
             res2net_scale=(1, 64),
             se_channels=(1, 8192),
             attention_channels=(1, 8192),
+            local_means=(0, 1024),
         )
         if self.channels % self.res2net_scale:
             raise ValueError(f"channels must be a multiple of res2net_scale, not {self.channels}")
@@ -210,6 +213,36 @@ class AttentiveStatistics(nn.Module):
         return torch.cat([mean, deviation], dim=1)
 
 
+class LocalCentring(nn.Module):
+    """Takes from an embedding what all voices in its kind of recording share: [b, d] -> [b, d].
+
+    Speakers who were recorded alike have similar embeddings, whoever they are, so each kind of recording wants a threshold of its
+    own. The origin is moved to where the embedding's kind has its mean: localized centering (Hara et al. 2015, 'Localized
+    Centering: Reducing Hubness in Large-Sample Data', AAAI), with the means of known collections in place of an embedding's
+    nearest neighbours, each in proportion to the softmax of its cosine.
+
+    Args:
+        count: Means.
+        dim: Dimensions of an embedding.
+    """
+
+    SHARPNESS = 20.0
+    """Factor on the cosines before the softmax."""
+
+    def __init__(self, count: int, dim: int) -> None:
+        super().__init__()
+        self.means = nn.Parameter(torch.zeros(count, dim))
+        """Of unit embeddings, so within the unit sphere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Products and sums, for autocast would take matrix products to bfloat16.
+        unit = F.normalize(x.float(), dim=1)
+        cosines = (unit[:, None] * F.normalize(self.means, dim=1)).sum(dim=2)
+        shares = torch.softmax(self.SHARPNESS * cosines, dim=1)
+        out: Tensor = unit - (shares[:, :, None] * self.means).sum(dim=1)
+        return out
+
+
 class EcapaTdnn(nn.Module):
     """Features [b, bins, t] -> embeddings float32 [b, embedding], not normalised."""
 
@@ -226,6 +259,7 @@ class EcapaTdnn(nn.Module):
         self.pool = AttentiveStatistics(c.aggregate, c.attention_channels)
         self.pool_norm = nn.BatchNorm1d(c.aggregate * 2)
         self.project = nn.Linear(c.aggregate * 2, c.embedding)
+        self.centring = LocalCentring(c.local_means, c.embedding) if c.local_means else None
 
     def forward(self, features: Tensor, counts: Tensor | None = None) -> Tensor:
         """`counts` int64 [b]: valid frames of each item; None where every item fills the batch."""
@@ -238,5 +272,5 @@ class EcapaTdnn(nn.Module):
             outputs.append(x)
         x = self.mfa(torch.cat(outputs, dim=1), spans)
         pooled = self.pool(x, spans)
-        out: Tensor = self.project(self.pool_norm(pooled))
-        return out.float()
+        out: Tensor = self.project(self.pool_norm(pooled)).float()
+        return out if self.centring is None else self.centring(out)

@@ -27,6 +27,7 @@ from voicevault.encoder.ecapa import (
     TDNN,
     AttentiveStatistics,
     EcapaTdnn,
+    LocalCentring,
     Res2Net,
     SERes2NetBlock,
     SqueezeExcitation,
@@ -45,6 +46,7 @@ FAR = 17.0
 """Below minus this, a sigmoid and an exponential differ by less than float32 can tell."""
 
 _TIME = np.array([1], np.int64)
+_LAST = np.array([2], np.int64)
 _SWAP = np.array([0, 2, 1], np.int64)
 
 
@@ -79,6 +81,7 @@ class EcapaGraph:
             x = self._tdnn(opset13.concat(outputs, 2), network.mfa, "mfa")
             x = self._affine(self._pool(x, network.pool, "pool"), network.pool_norm)
             x = self._dense(x, network.project.weight, network.project.bias)
+            x = x if network.centring is None else _centred(x, network.centring)
         self._inputs = [features, self._uniform, *self._taps.values()]
         self.model = openvino.Model([x], self._inputs, "ecapa-tdnn")
         self.positions = lru_cache(128)(self._positions)
@@ -205,6 +208,14 @@ class EcapaGraph:
     def _mean(self, x: Any) -> Any:
         """Of the recording's own frames."""
         return opset13.matmul(self._uniform, x, False, False)
+
+
+def _centred(x: Any, m: LocalCentring) -> Any:
+    """Of the embedding [1, 1, d]."""
+    unit = opset13.normalize_l2(x, opset13.constant(_LAST), 1e-24, "max")
+    towards = opset13.constant(_array(m.SHARPNESS * torch.nn.functional.normalize(m.means, dim=1)))
+    shares = opset13.softmax(opset13.matmul(unit, towards, False, True), 2)
+    return opset13.subtract(unit, opset13.matmul(shares, opset13.constant(_array(m.means)), False, False))
 
 
 def saturation_probe(inputs: int = 64) -> openvino.Model:
