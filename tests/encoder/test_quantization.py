@@ -33,7 +33,7 @@ def original(
     if saturates():
         pytest.skip("this processor has no exact 8-bit arithmetic (VNNI), so nothing runs in int8 here")
     folder = tmp_path_factory.mktemp("models") / "small"
-    save_checkpoint(small_model(2, seed=9), folder)
+    save_checkpoint(small_model(2, seed=9, means=3), folder)
     quantize(folder, speech)
     return folder
 
@@ -78,7 +78,7 @@ def test_the_model_says_what_the_variant_was_made_from(folder: Path, speech: lis
 
 
 def test_weights_and_identity_stay(original: Path, small_model: SmallModel, tmp_path: Path) -> None:
-    identity = save_checkpoint(small_model(2, seed=9), tmp_path / "plain")
+    identity = save_checkpoint(small_model(2, seed=9, means=3), tmp_path / "plain")
     assert read_identity(original).model_id == identity
     weights = [(folder / "model.safetensors").read_bytes() for folder in (original, tmp_path / "plain")]
     assert weights[0] == weights[1]
@@ -192,7 +192,7 @@ def test_ranges_that_are_none(folder: Path, content: str) -> None:
 
 
 def test_a_folder_without_the_variant(folder: Path, small_model: SmallModel) -> None:
-    identity = save_checkpoint(small_model(2, seed=9), folder)
+    identity = save_checkpoint(small_model(2, seed=9, means=3), folder)
     with pytest.raises(SettingsError, match="no int8 variant") as caught:
         ModelEncoder(folder, precision="int8")
     assert f"voicevault models quantize {identity[:12]} --calibration FOLDER" in str(caught.value)
