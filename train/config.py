@@ -192,6 +192,7 @@ LATER = (
     ("loss", "uniformity"),
     ("data", "alike"),
     ("augment", "clean"),
+    ("model", "local_means"),
 )
 """Keys that came after the first trainings, and are written only where they are not the default: so a run that was begun without
 them goes on."""

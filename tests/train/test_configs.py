@@ -94,6 +94,7 @@ def test_keys_that_came_later_are_in_the_digest_only_where_they_are_used(config_
     values = config.as_json()
     assert not {"rivals", "centres", "uniformity"} & values["loss"].keys()
     assert "alike" not in values["data"] and "clean" not in values["augment"]
+    assert "local_means" not in values["model"]
     changed = config.model_copy(
         update={
             "loss": config.loss.model_copy(update={"rivals": "collection", "uniformity": 2.0}),
