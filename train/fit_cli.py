@@ -264,7 +264,7 @@ def centre(
     from rich.console import Console
     from rich.progress import Progress
 
-    from train.centre import centre_on_corpus
+    from train.centring import centre_on_corpus
     from train.config import read_config
     from train.corpus import UNKNOWN
     from train.distributed import usable

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.centre import centred
+from train.centring import centred
 from train.onnx_export import AGREEMENT, export_onnx
 from voicevault.audio import decode
 from voicevault.encoder import load_encoder

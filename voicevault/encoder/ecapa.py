@@ -231,7 +231,9 @@ class LocalCentring(nn.Module):
 
     def __init__(self, count: int, dim: int) -> None:
         super().__init__()
-        self.means = nn.Parameter(torch.zeros(count, dim))
+        self.means = nn.Parameter(
+            0.01 * torch.randn(count, dim)
+        )  # equal ones would get equal gradients for ever
         """Of unit embeddings, so within the unit sphere."""
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from train import centre
+from train import centring
 from train.__main__ import app
-from train.centre import centre_on_corpus, collection_means
+from train.centring import centre_on_corpus, collection_means
 from train.config import FitConfig, read_config
 from train.corpus import Utterance
 from train.split import read_corpus
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def config(config_file: Path, monkeypatch: pytest.MonkeyPatch) -> FitConfig:
-    monkeypatch.setattr(centre, "SPEAKERS", 5)
+    monkeypatch.setattr(centring, "SPEAKERS", 5)
     return read_config(config_file)
 
 
@@ -98,7 +98,7 @@ def test_means_are_trained_with_the_rest(tiny_model: Path) -> None:
     """A fine-tune of a centred model moves them too: gradients reach them and what is before them."""
     given, _ = load_checkpoint(tiny_model)
     assert isinstance(given.config.architecture, EcapaConfig)
-    made: SpeakerModel = centre.centred(
+    made: SpeakerModel = centring.centred(
         given, np.full((2, given.config.architecture.embedding), 0.05, np.float32)
     )
     assert isinstance(made.network, EcapaTdnn) and made.network.centring is not None
