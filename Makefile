@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORPORA ?= ../shared/corpora
 SOAK ?= 400
+# Processes that run the tests; each takes up to 2 GB.
+TESTERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test lint format soak bench evaluate clean
@@ -34,7 +36,7 @@ serve: $(VENV)/.installed  ## Start the HTTP service on loopback
 	@$(BIN)/voicevault serve
 
 test: lint  ## Lint, types, layering, then all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile
 
 lint: $(VENV)/.installed-dev  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

@@ -145,7 +145,7 @@ class OptimiserSection(_Section):
     average_decay: Share = 0.999
     """Decay per step of the exponential average of the weights; the average is what is exported."""
     bfloat16: bool = True
-    """Autocast the network to bfloat16: faster on a GPU or processor that computes in it, slower on any other."""
+    """Autocast the network to bfloat16 where the GPU or processor computes in it; elsewhere float32 is faster, and used."""
     keep_norms: bool = True
     """With --init: batch-norm statistics stay those of the model that is trained further. Those of a few speakers and rooms
     would cost what it knows of others; a corpus as broad as its own needs no such care."""

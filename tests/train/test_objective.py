@@ -10,7 +10,7 @@ import torch
 from train.batches import TRACTS
 from train.config import FitConfig
 from train.fit import Fit
-from train.objective import Objective
+from train.objective import Objective, computes_bfloat16
 from voicevault.encoder.checkpoint import ModelConfig, SpeakerModel, load_checkpoint
 from voicevault.encoder.frontend import LogMel
 
@@ -49,6 +49,29 @@ def test_another_tract_changes_the_features_and_nothing_else() -> None:
             assert float(losses[tract]["softmax"]) == pytest.approx(float(by_hand), rel=1e-5)
     with pytest.raises(KeyError):
         whole(waveforms, labels, 0.2, 0.5)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/cpuinfo").exists(), reason="only Linux lists what a processor can do in a file"
+)
+def test_bfloat16_is_for_processors_that_have_it() -> None:
+    flags = Path("/proc/cpuinfo").read_text()
+    assert computes_bfloat16("cpu") == ("avx512_bf16" in flags or "amx_bf16" in flags)
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_network_runs_in_bfloat16_where_that_is_computed_in(
+    monkeypatch: pytest.MonkeyPatch, able: bool
+) -> None:
+    config = FitConfig.model_validate(
+        {**SETTINGS, "model": SMALL, "optimiser": {"steps": 1, "bfloat16": True}}
+    )
+    whole = Objective(config, SpeakerModel(ModelConfig("x", config.frontend, config.model)), classes=3)
+    seen: list[torch.dtype] = []
+    whole.model.network.project.register_forward_hook(lambda _m, _i, out: seen.append(out.dtype))
+    monkeypatch.setattr("train.objective.computes_bfloat16", lambda _device: able)
+    whole(torch.randn(4, 9600), torch.tensor([0, 1, 0, 1]), 0.2)
+    assert seen == [torch.bfloat16 if able else torch.float32]
 
 
 def test_the_copies_front_ends_leave_no_trace_in_a_state() -> None:
