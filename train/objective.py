@@ -20,8 +20,10 @@ from voicevault.encoder.quiet_openvino import openvino
 def computes_bfloat16(device: str) -> bool:
     """Whether a ``cpu`` or ``cuda`` device multiplies in bfloat16; one that does not is slower in it than in float32."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        able: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+        return able
+    abilities: list[str] = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in abilities
 
 
 class Objective(nn.Module):
