@@ -73,7 +73,8 @@ def open_store(settings: Settings) -> Store:
     """The database, at the schema of this release: an empty one, or an older SQLite file, is brought there.
 
     Raises:
-        SchemaOutdatedError: A PostgreSQL database, which others may be using, has another schema.
+        SchemaOutdatedError: A newer release made it; or a PostgreSQL database, which others may be using, has another
+            schema.
         DatabaseUnavailableError, SettingsError: It cannot be reached, or the URL is none.
     """
     store = Store(settings.resolved_database_url, lock_timeout=settings.lock_timeout)
@@ -98,6 +99,7 @@ def upgrade_database(settings: Settings) -> tuple[str | None, str | None]:
 
     Raises:
         DatabaseUnavailableError, DatabaseBusyError, SettingsError.
+        SchemaOutdatedError: A newer release made it.
     """
     store = Store(settings.resolved_database_url, lock_timeout=settings.lock_timeout)
     try:

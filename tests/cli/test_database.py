@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+
+import psycopg
 
 from tests.cli.conftest import Run
 
@@ -21,6 +25,30 @@ def test_a_database_that_cannot_be_reached(run: Run, tmp_path: Path) -> None:
     told = run("speakers", "list", "--database-url", f"sqlite:///{file}", "--json")
     assert told.code == 7
     assert told.json["error"]["code"] == "DATABASE_UNAVAILABLE"
+
+
+def check_newer(run: Run, *where: str) -> None:
+    for command in (["speakers", "list"], ["db", "upgrade"]):
+        told = run(*command, *where, "--json")
+        error = told.json["error"]
+        assert (told.code, error["code"], error["facts"]["found"]) == (7, "SCHEMA_OUTDATED", "9999")
+        assert "Install that release" in error["message"]
+        assert "hint" not in error  # an upgrade is no help
+
+
+def test_a_database_of_a_newer_release(run: Run, tmp_path: Path) -> None:
+    assert run("db", "upgrade").code == 0
+    with closing(sqlite3.connect(tmp_path / "home" / "voicevault.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    check_newer(run)
+
+
+def test_a_postgresql_database_of_a_newer_release(run: Run, new_postgres_database: Callable[[], str]) -> None:
+    url = new_postgres_database()
+    assert run("db", "upgrade", "--database-url", url).code == 0
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    check_newer(run, "--database-url", url)
 
 
 def test_postgresql(run: Run, new_postgres_database: Callable[[], str], ada: list[Path]) -> None:

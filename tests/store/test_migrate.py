@@ -31,6 +31,18 @@ def test_up_down_up(url: str) -> None:
         assert store.collections() == []
 
 
+def test_a_database_of_a_newer_release(url: str) -> None:
+    with closing(Store(url)) as store:
+        store.upgrade()
+        with store._writers.begin() as connection:
+            connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+        for ask in (store.check_schema, store.upgrade, lambda: store.downgrade("base")):
+            with pytest.raises(SchemaOutdatedError, match="made by a newer release") as caught:
+                ask()
+            assert caught.value.facts == {"found": "9999", "wanted": migrate.head()}
+        assert store.current_revision() == "9999"
+
+
 def test_alembic_check_is_clean(store: Store) -> None:
     migrate.check(store._writers)
 

@@ -40,7 +40,6 @@ HINTS = {
     "MODEL_EXISTS": "Give another --name, or --replace.",
     "MODEL_MISMATCH": "See `voicevault models list`; import the collection's model, or use a new collection.",
     "NO_THRESHOLD": "Give one with --threshold, a cosine between -1 and 1.",
-    "SCHEMA_OUTDATED": "Run `voicevault db upgrade`.",
     "DATABASE_UNAVAILABLE": "See which database is meant: `voicevault settings`.",
     "DATABASE_BUSY": "Try again, or wait longer with --lock-timeout SECONDS.",
     "AUDIO_TOO_LONG": "Raise the limit with --max-seconds, or cut the recording.",

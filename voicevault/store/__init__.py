@@ -36,7 +36,11 @@ class Store(Collections, Speakers, Enrollments, Gallery):
     """
 
     def upgrade(self) -> None:
-        """Brings the schema to this release, in one transaction; makes the folder of a SQLite file."""
+        """Brings the schema to this release, in one transaction; makes the folder of a SQLite file.
+
+        Raises:
+            SchemaOutdatedError: A newer release made it.
+        """
         if self.url.get_backend_name() == "sqlite" and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         migrate.upgrade(self._writers)
@@ -53,6 +57,7 @@ class Store(Collections, Speakers, Enrollments, Gallery):
         """Raises SchemaOutdatedError where the schema is not the one of this release."""
         found, wanted = self.current_revision(), migrate.head()
         if found != wanted:
+            migrate.refuse_newer(found)
             raise SchemaOutdatedError(
                 "The database has another schema than this release; run `voicevault db upgrade`.",
                 found=found,

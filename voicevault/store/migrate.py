@@ -11,6 +11,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 
+from voicevault.errors import SchemaOutdatedError
 from voicevault.store.database import translated
 
 # Any fixed number: it makes two processes that start at once upgrade one after the other.
@@ -47,11 +48,28 @@ def current(engine: Engine) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
 
+def refuse_newer(revision: str | None) -> None:
+    """Raises SchemaOutdatedError for a revision that this release does not know: a newer one made it."""
+    known = {one.revision for one in ScriptDirectory.from_config(make_config()).walk_revisions()}
+    if revision is not None and revision not in known:
+        raise SchemaOutdatedError(
+            f"The database was made by a newer release: its schema is {revision}, and this one knows none after {head()}."
+            " Install that release.",
+            found=revision,
+            wanted=head(),
+        )
+
+
 def run(engine: Engine, what: Any, *arguments: str) -> None:
-    """Runs an alembic command in one write transaction: all of it, or nothing."""
+    """Runs an alembic command in one write transaction: all of it, or nothing.
+
+    Raises:
+        SchemaOutdatedError: See `refuse_newer`.
+    """
     with translated(), engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _ADVISORY_LOCK})
+        refuse_newer(MigrationContext.configure(connection).get_current_revision())
         config = make_config()
         config.attributes["connection"] = connection
         what(config, *arguments)
