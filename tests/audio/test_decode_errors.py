@@ -87,6 +87,16 @@ def test_eight_channels_in_a_planar_format_do_not_end_the_process() -> None:
         decode(buffer.getvalue())
 
 
+def test_a_sample_type_that_no_decoder_gives_out(tones: Any, write_sound: Any) -> None:
+    """WAV of 64-bit integers, which FFmpeg opens and PyAV makes no array of."""
+    data = bytearray(write_sound(tones(16000), 16000, "WAV", "DOUBLE"))
+    at = data.find(b"fmt ") + 8
+    assert data[at : at + 2] == b"\x03\x00"
+    data[at : at + 2] = b"\x01\x00"
+    with pytest.raises(errors.CorruptAudioError, match="s64"):
+        decode(bytes(data))
+
+
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000])
 def test_a_wav_that_was_written_to_a_pipe(tones: Any, write_sound: Any, size: int) -> None:
     """Its header states a length that nobody could know."""

@@ -132,7 +132,11 @@ class _PyAVReader:
                     channels=self.channels,
                     max_channels=_MOST_PLANES,
                 )
-            block = _floats(frame.to_ndarray(), frame.format.is_planar, self.channels)[:most]
+            try:
+                samples = frame.to_ndarray()
+            except ValueError as error:  # of 64-bit integers, for one, PyAV makes no array
+                raise DecoderFailed(_reason(error)) from error
+            block = _floats(samples, frame.format.is_planar, self.channels)[:most]
             most -= len(block)
             yield block
 
