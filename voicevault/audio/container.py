@@ -16,6 +16,18 @@ _AMR_NB = (12, 13, 15, 17, 19, 20, 26, 31, 5, 0, 0, 0, 0, 0, 0, 0)
 _AMR_WB = (17, 23, 32, 36, 40, 46, 50, 58, 60, 5, 0, 0, 0, 0, 0, 0)
 """Bytes of a frame's speech, by frame type (RFC 4867)."""
 
+_MOST_CHUNKS = 4096
+"""Chunks that a file may be made of; a few are usual, and an editor's notes make some hundred."""
+_PIECES_A_SECOND = 500
+"""Most frames, pages or boxes that a second of a streamed format takes: Opus has packets of 2.5 ms, and a page may hold one
+packet only."""
+_SOME_PIECES = 1000
+"""As many may stand in any file, however short: headers, tags, padding."""
+
+
+class TooManyPiecesError(Exception):
+    """A streamed file has more frames, pages or boxes than the longest recording."""
+
 
 @dataclass(frozen=True, slots=True)
 class Container:
@@ -77,11 +89,17 @@ def sniff(data: bytes) -> Container | None:
     return None
 
 
-def is_truncated(container: Container, data: bytes) -> bool:
+def is_truncated(container: Container, data: bytes, max_seconds: float) -> bool:
     """Whether the file's own structure says that bytes are missing at its end.
 
     Decoders play what is there and say nothing, so half a recording would pass for a whole one.
+
+    Raises:
+        TooManyPiecesError: Nothing that lasts `max_seconds` or less has as many pieces. Without that bound, a file of nothing
+            but empty pieces would take minutes, here and in its decoder.
     """
+    if walk := _WALKS.get(container.name):
+        return walk(data, _SOME_PIECES + int(max_seconds * _PIECES_A_SECOND))
     check = _CHECKS.get(container.name)
     return check is not None and check(data)
 
@@ -92,12 +110,14 @@ def _wav(data: bytes) -> bool:
     if data[:4] != b"RIFF":
         return False
     at = 12
-    while at + 8 <= len(data):
+    for _ in range(_MOST_CHUNKS):
+        if at + 8 > len(data):
+            break
         size = int.from_bytes(data[at + 4 : at + 8], "little")
         if data[at : at + 4] == b"data":
             return size < _RIFF_STREAMED and at + 8 + size > len(data)
         at += 8 + size + size % 2
-    return True  # the file ends before its samples begin
+    return True  # its samples do not begin
 
 
 def _aiff(data: bytes) -> bool:
@@ -115,29 +135,35 @@ def _au(data: bytes) -> bool:
 
 def _caf(data: bytes) -> bool:
     at = 8
-    while at + 12 <= len(data):
+    for _ in range(_MOST_CHUNKS):
+        if at + 12 > len(data):
+            return at > len(data)
         size = int.from_bytes(data[at + 4 : at + 12], "big")
         if size >= 1 << 63:  # -1: to the end of the file
             return False
         at += 12 + size
-    return at > len(data)
+    return True
 
 
-def _ogg(data: bytes) -> bool:
+def _ogg(data: bytes, most: int) -> bool:
     at = 0
-    while data[at : at + 4] == b"OggS":
+    for _ in range(most):
+        if data[at : at + 4] != b"OggS":
+            # Whatever follows the last page and is not the beginning of one is a tag or padding, not a loss.
+            return at > len(data) or (at < len(data) and b"OggS".startswith(data[at : at + 4]))
         table = at + 27
         if table > len(data):
             return True
         segments = data[table : table + data[at + 26]]
         at = table + data[at + 26] + sum(segments)
-    # Whatever follows the last page and is not the beginning of one is a tag or padding, not a loss.
-    return at > len(data) or (at < len(data) and b"OggS".startswith(data[at : at + 4]))
+    raise TooManyPiecesError
 
 
-def _mp4(data: bytes) -> bool:
+def _mp4(data: bytes, most: int) -> bool:
     at = 0
-    while at + 8 <= len(data):
+    for _ in range(most):
+        if at + 8 > len(data):
+            return at > len(data)
         size = int.from_bytes(data[at : at + 4], "big")
         if size == 1:
             size = int.from_bytes(data[at + 8 : at + 16], "big")
@@ -146,12 +172,14 @@ def _mp4(data: bytes) -> bool:
         if size < 8:
             return False
         at += size
-    return at > len(data)
+    raise TooManyPiecesError
 
 
 def _webm(data: bytes) -> bool:
     at = 0
-    while at + 12 <= len(data):
+    for _ in range(_MOST_CHUNKS):
+        if at + 12 > len(data):
+            break
         segment = data[at : at + 4] == b"\x18\x53\x80\x67"
         at += 4
         width = 9 - data[at].bit_length()
@@ -163,7 +191,7 @@ def _webm(data: bytes) -> bool:
         if segment:
             return size != unknown and at + size > len(data)
         at += size
-    return True
+    return True  # its samples do not begin
 
 
 def _mp3(data: bytes) -> bool:
@@ -186,13 +214,15 @@ def _mp3(data: bytes) -> bool:
     return size > len(data) - at
 
 
-def _amr(data: bytes) -> bool:
+def _amr(data: bytes, most: int) -> bool:
     wide = data.startswith(b"#!AMR-WB\n")
     sizes = _AMR_WB if wide else _AMR_NB
     at = 9 if wide else 6
-    while at < len(data):
+    for _ in range(most):
+        if at >= len(data):
+            return at > len(data)
         at += 1 + sizes[data[at] >> 3 & 0x0F]
-    return at > len(data)
+    raise TooManyPiecesError
 
 
 _CHECKS: dict[str, Callable[[bytes], bool]] = {
@@ -201,9 +231,8 @@ _CHECKS: dict[str, Callable[[bytes], bool]] = {
     "W64": _w64,
     "AU": _au,
     "CAF": _caf,
-    "OGG": _ogg,
-    "M4A": _mp4,
     "WEBM": _webm,
     "MP3": _mp3,
-    "AMR": _amr,
 }
+_WALKS: dict[str, Callable[[bytes, int], bool]] = {"OGG": _ogg, "M4A": _mp4, "AMR": _amr}
+"""Formats that are walked through to their end, in so many steps at most."""

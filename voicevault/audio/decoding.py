@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from voicevault.audio.container import Container, is_truncated, sniff
+from voicevault.audio.container import Container, TooManyPiecesError, is_truncated, sniff
 from voicevault.audio.limits import AudioLimits
 from voicevault.audio.readers import DecoderFailed, Reader, open_pyav, open_soundfile
 from voicevault.errors import (
@@ -65,7 +65,11 @@ def decode(
             f" Convert it to one of: {FORMATS}.",
             formats=FORMATS,
         )
-    if is_truncated(container, data):
+    try:
+        truncated = is_truncated(container, data, limits.max_seconds)
+    except TooManyPiecesError as error:
+        raise _too_long(limits, None) from error
+    if truncated:
         raise _corrupt(container.name, "it ends before its own header says it does")
     decoded = _decode(container, data, limits, channel)
     samples = decoded.samples
