@@ -12,7 +12,14 @@ import torch
 from voicevault.encoder.checkpoint import load_checkpoint, save_checkpoint
 from voicevault.encoder.importing import import_model
 from voicevault.encoder.store import ModelStore
-from voicevault.errors import AudioNotKeptError, ModelNotFoundError, RequestError, SpeakerNotFoundError
+from voicevault.errors import (
+    AudioNotKeptError,
+    EnrollmentNotFoundError,
+    IndexUnavailableError,
+    ModelNotFoundError,
+    RequestError,
+    SpeakerNotFoundError,
+)
 from voicevault.settings import Settings
 from voicevault.types import ManifestRow
 from voicevault.vault import Vault
@@ -150,6 +157,61 @@ def test_whoever_is_forgotten_is_so_on_all_models(
         assert {s.id: s.enrollments for s in vault.speakers(collection=name)} == {"ada": 2, "bob": 1}
         left = vault.enrollments("bob", collection=name)
         assert one.source_sha256 not in {e.source_sha256 for e in left}
+
+
+@pytest.mark.parametrize("copied_again", [False, True])
+@pytest.mark.parametrize("whole", [True, False])
+def test_whoever_is_forgotten_while_names_are_exchanged(
+    vault: Vault,
+    people: dict[str, list[Path]],
+    monkeypatch: pytest.MonkeyPatch,
+    whole: bool,
+    copied_again: bool,
+) -> None:
+    """The change of the model comes when the copy has forgotten already, and the collection has not."""
+    enroll(vault, people)
+    ready = vault.migrate("staff", "second", switch=False)
+    store, first = vault._store, vault.enrollments("cy", collection="staff")[0]
+    backup = f"staff@{ready.from_model[:8]}"
+    method = "forget_speaker" if whole else "forget_enrollment"
+    forget = getattr(store, method)
+
+    def late(collection: str, *what: str) -> None:
+        if collection == "staff" and backup not in {one.name for one in vault.collections()}:
+            if copied_again:
+                vault.migrate("staff", "second")
+            else:
+                store.exchange("staff", ready.target, backup, store.position("staff").generation)
+        forget(collection, *what)
+
+    monkeypatch.setattr(store, method, late)
+    vault.forget("cy", None if whole else first.id, collection="staff")
+    for name in ("staff", backup):
+        left = {s.id: s.enrollments for s in vault.speakers(collection=name)}
+        assert left == {"ada": 2, "bob": 2} | ({} if whole else {"cy": 1})
+        if not whole:
+            assert vault.enrollments("cy", collection=name)[0].source_sha256 != first.source_sha256
+    with pytest.raises(SpeakerNotFoundError if whole else EnrollmentNotFoundError):
+        vault.forget("cy", None if whole else first.id, collection="staff")
+
+
+def test_a_copy_forgets_even_if_the_index_fails(
+    vault: Vault, people: dict[str, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enroll(vault, people)
+    target = vault.migrate("staff", "second", switch=False).target
+    forget_in_index = vault._galleries.forget
+
+    def fail(collection: str) -> None:
+        if collection == "staff":
+            vault.create_speaker("cy", collection=target)  # as a copy that is just being made does
+            raise IndexUnavailableError("too fast")
+        forget_in_index(collection)
+
+    monkeypatch.setattr(vault._galleries, "forget", fail)
+    with pytest.raises(IndexUnavailableError):
+        vault.forget("cy", collection="staff")
+    assert [s.id for s in vault.speakers(collection=target)] == ["ada", "bob"]
 
 
 def test_who_must_enroll_again(vault: Vault, people: dict[str, list[Path]]) -> None:

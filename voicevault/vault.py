@@ -249,32 +249,44 @@ class Vault:
         Raises:
             SpeakerNotFoundError, EnrollmentNotFoundError.
         """
-        sources = {
-            one.source_sha256
-            for one in self.enrollments(speaker_id, collection=collection)
-            if one.id == enrollment_id
-        }
+        there = self.enrollments(speaker_id, collection=collection)
+        sources = (
+            None if enrollment_id is None else {one.source_sha256 for one in there if one.id == enrollment_id}
+        )
+        missing: SpeakerNotFoundError | EnrollmentNotFoundError | None = None
         # The others first, so that what fails in the middle can be asked for again; and once more afterwards, because a change
-        # of the model may just have been copying.
-        self._forget_in_twins(collection, speaker_id, None if enrollment_id is None else sources)
-        if enrollment_id is None:
-            self._store.forget_speaker(collection, speaker_id)
-        else:
-            self._store.forget_enrollment(collection, speaker_id, enrollment_id)
-        self._galleries.forget(collection)
-        self._forget_in_twins(collection, speaker_id, None if enrollment_id is None else sources)
+        # of the model may just have been copying, or exchanging the names.
+        gone = self._forget_in(self._store.twins_of(collection), speaker_id, sources)
+        try:
+            if enrollment_id is None:
+                self._store.forget_speaker(collection, speaker_id)
+            else:
+                self._store.forget_enrollment(collection, speaker_id, enrollment_id)
+            self._galleries.forget(collection)
+        except (SpeakerNotFoundError, EnrollmentNotFoundError) as error:
+            missing = error
+            # Of two that exchanged their names, each calls the enrollment by an id of its own.
+            gone |= self._forget_in([collection], speaker_id, sources)
+        finally:
+            gone |= self._forget_in(self._store.twins_of(collection), speaker_id, sources)
+        if missing is not None and not gone:
+            raise missing
 
-    def _forget_in_twins(self, collection: str, speaker_id: str, sources: set[str] | None) -> None:
-        """Forgets the speaker, or the enrollments of these source files, in the other collections of the same speakers."""
-        for twin in self._store.twins_of(collection):
+    def _forget_in(self, collections: Iterable[str], speaker_id: str, sources: set[str] | None) -> bool:
+        """Forgets the speaker, or the enrollments of these source files; returns whether anything of that was there."""
+        gone = False
+        for name in collections:
             with suppress(SpeakerNotFoundError, EnrollmentNotFoundError, CollectionNotFoundError):
                 if sources is None:
-                    self._store.forget_speaker(twin, speaker_id)
+                    self._store.forget_speaker(name, speaker_id)
+                    gone = True
                 else:
-                    for one in self.enrollments(speaker_id, collection=twin):
+                    for one in self.enrollments(speaker_id, collection=name):
                         if one.source_sha256 in sources:
-                            self._store.forget_enrollment(twin, speaker_id, one.id)
-                self._galleries.forget(twin)
+                            self._store.forget_enrollment(name, speaker_id, one.id)
+                            gone = True
+                self._galleries.forget(name)
+        return gone
 
     # --- enrollment --------------------------------------------------------------------------------------
 
