@@ -174,8 +174,10 @@ class Augmenter:
                 noise[row, : len(piece)] = piece
         babble = uniform(batch) < c.babble
         if voices is None and batch > 4:
-            shifts = torch.randint(2, batch - 1, (TALKERS,), generator=generator).tolist()
-            voices = torch.stack([crops.roll(int(shift), 0) for shift in shifts]).sum(dim=0)
+            # Half the batch further on is the other crop of the same speaker.
+            others = torch.tensor([shift for shift in range(1, batch) if shift != batch // 2])
+            shifts = others[torch.randperm(len(others), generator=generator)[:TALKERS]].tolist()
+            voices = torch.stack([crops.roll(shift, 0) for shift in shifts]).sum(dim=0)
         if voices is not None:
             noise[babble] = voices[babble]
         return noise

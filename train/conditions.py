@@ -6,7 +6,7 @@ A draw depends on the recording and the condition alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -65,9 +65,14 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Babble:
-    """Five other people talking at once, at an SNR over the whole recording."""
+    """Five people talking at once, at an SNR over the whole recording; fewer, some of them twice, where there are not five.
 
-    files: tuple[Path, ...]
+    Args:
+        voices: Speaker and recording.
+        snr_db: Speech to babble power.
+    """
+
+    voices: tuple[tuple[str, Path], ...]
     snr_db: float
 
     @property
@@ -76,12 +81,17 @@ class Babble:
 
     def __call__(self, samples: Float32Array, seed: int) -> Float32Array:
         random = np.random.default_rng(seed)
-        chosen = random.choice(len(self.files), size=TALKERS, replace=len(self.files) < TALKERS)
+        speakers = sorted({speaker for speaker, _ in self.voices})
         crowd = np.zeros(len(samples), dtype=np.float32)
-        for i in chosen:
-            voice = stretch(_recording(self.files[i]), len(samples), random)
+        for i in random.choice(len(speakers), size=TALKERS, replace=len(speakers) < TALKERS):
+            own = [path for speaker, path in self.voices if speaker == speakers[i]]
+            voice = stretch(_recording(own[random.integers(len(own))]), len(samples), random)
             crowd += voice / np.float32(max(float(np.sqrt(np.mean(np.square(voice)))), 1e-6))
         return mixed(samples, crowd, self.snr_db)
+
+    def without(self, speaker: str) -> Babble:
+        """The same among everybody else: what stands behind that speaker's recordings."""
+        return replace(self, voices=tuple(voice for voice in self.voices if voice[0] != speaker))
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +147,12 @@ class Length:
         return samples[: round(self.speech_seconds * SAMPLE_RATE)]
 
 
-def sound_conditions(noises: Sequence[Path], voices: Sequence[Path]) -> list[Condition]:
+def sound_conditions(noises: Sequence[Path], voices: Sequence[tuple[str, Path]]) -> list[Condition]:
     """Noise and babble at four SNRs, two rooms, and codecs.
 
     Args:
         noises: Recordings of noise; none for synthetic noise.
-        voices: Recordings of speech for the babble.
+        voices: Speakers and recordings for the babble.
     """
     conditions: list[Condition] = [Noise(tuple(noises), snr) for snr in SNRS_DB]
     conditions += [Babble(tuple(voices), snr) for snr in SNRS_DB]

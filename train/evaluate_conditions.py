@@ -109,12 +109,15 @@ def condition_result(
     }
 
 
-def babble_voices(recordings: Sequence[Recording], audio_root: Path, most: int = 64) -> list[Path]:
-    """Recordings of the list for the babble, of as many speakers as possible; drawn by a hash of their names."""
+def babble_voices(
+    recordings: Sequence[Recording], audio_root: Path, most: int = 64
+) -> list[tuple[str, Path]]:
+    """Speakers and recordings of the list for the babble, of as many speakers as possible; drawn by a hash of their names."""
     ordered = sorted(recordings, key=lambda r: hashlib.sha256(r.name.encode()).digest())
     seen: dict[str, int] = {}
     ranked = []
     for recording in ordered:
         seen[recording.speaker] = seen.get(recording.speaker, 0) + 1
-        ranked.append((seen[recording.speaker], recording.path))
-    return [audio_root / path for _, path in sorted(ranked, key=lambda pair: pair[0])[:most]]
+        ranked.append((seen[recording.speaker], recording))
+    chosen = sorted(ranked, key=lambda pair: pair[0])[:most]
+    return [(recording.speaker, audio_root / recording.path) for _, recording in chosen]

@@ -25,7 +25,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from train.conditions import Condition, Length
+from train.conditions import Babble, Condition, Length
 from train.embedding_cache import EmbeddingCache
 from train.trials import Recording
 from voicevault.audio import AudioLimits, SpeechDetector, decode
@@ -135,6 +135,15 @@ class _Task:
     key: str
 
 
+def _task(recording: Recording, audio_root: Path, digest: str, condition: Condition | None) -> _Task:
+    if isinstance(condition, Babble):
+        condition = condition.without(recording.speaker)
+    key = f"{digest}:{recording.part[0]}/{recording.part[1]}"
+    if condition is not None:  # its name does not tell which noises there are
+        key += f":{condition.name}:{hashlib.sha256(repr(condition).encode()).hexdigest()[:8]}"
+    return _Task(audio_root / recording.path, recording.part, condition, key)
+
+
 def require_recordings(
     recordings: Sequence[Recording], audio_root: Path, option: str = "--audio-root"
 ) -> None:
@@ -172,14 +181,8 @@ def embed_recordings(
         AudioNotFoundError: Files are missing; before anything is computed.
     """
     require_recordings(recordings, audio_root)
-    suffix = ""
-    if condition is not None:  # its name does not tell which noises there are
-        suffix = f":{condition.name}:{hashlib.sha256(repr(condition).encode()).hexdigest()[:8]}"
     hashes = {path: _sha256(audio_root / path) for path in {r.path for r in recordings}}
-    tasks = [
-        _Task(audio_root / r.path, r.part, condition, f"{hashes[r.path]}:{r.part[0]}/{r.part[1]}{suffix}")
-        for r in recordings
-    ]
+    tasks = [_task(r, audio_root, hashes[r.path], condition) for r in recordings]
     found: dict[str, tuple[Float32Array, float, float, str]] = {}
     failed: dict[str, AudioError] = {}
     todo: dict[str, _Task] = {}

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from train.conditions import CODECS, Babble, Condition, Length, Noise, Room, mixed, noise_files, speech_shaped
+from train.evaluate_conditions import babble_voices
+from train.evaluate_embed import _task
+from train.trials import Recording
 from voicevault.audio import decode
 from voicevault.errors import ManifestError
 
@@ -20,11 +23,11 @@ def speech(voices: dict[str, list[Path]]) -> np.ndarray:
 
 
 def every_condition(voices: dict[str, list[Path]]) -> list[Condition]:
-    files = tuple(recordings[0] for recordings in voices.values())
+    talkers = tuple((name, recordings[0]) for name, recordings in voices.items())
     return [
         Noise((), 10.0),
-        Noise(files[:1], 10.0),
-        Babble(files, 10.0),
+        Noise((talkers[0][1],), 10.0),
+        Babble(talkers, 10.0),
         Room("near"),
         Room("far"),
         *CODECS,
@@ -46,11 +49,26 @@ def test_each_changes_the_recording_the_same_way_each_time(
 def test_the_ratio_is_the_one_asked_for(
     snr_db: float, voices: dict[str, list[Path]], speech: np.ndarray
 ) -> None:
-    files = tuple(recordings[0] for recordings in voices.values())
-    for condition in (Noise((), snr_db), Noise(files[:1], snr_db), Babble(files, snr_db)):
+    talkers = tuple((name, recordings[0]) for name, recordings in voices.items())
+    for condition in (Noise((), snr_db), Noise((talkers[0][1],), snr_db), Babble(talkers, snr_db)):
         added = condition(speech, 5) - speech
         ratio = 10 * np.log10(np.mean(np.square(speech)) / np.mean(np.square(added)))
         assert ratio == pytest.approx(snr_db, abs=0.1), condition.name
+
+
+def test_nobody_stands_in_the_babble_behind_the_own_recordings(
+    voices: dict[str, list[Path]], speech: np.ndarray, tmp_path: Path
+) -> None:
+    (own, first), *others = [(name, recordings[0]) for name, recordings in voices.items()]
+    babble = Babble(((own, tmp_path / "it is not read"), *others[:2]), 10.0).without(own)
+    assert {speaker for speaker, _ in babble.voices} == {name for name, _ in others[:2]}
+    assert not np.allclose(babble(speech, 3), speech, atol=1e-4)
+    recordings = [Recording(str(path), name) for name, path in [(own, first), *others[:5]]]
+    voices_of = babble_voices(recordings, Path())
+    assert {speaker for speaker, _ in voices_of} == {r.speaker for r in recordings}
+    task = _task(recordings[0], Path(), "digest", Babble(tuple(voices_of), 10.0))
+    assert isinstance(task.condition, Babble)
+    assert {speaker for speaker, _ in task.condition.voices} == {r.speaker for r in recordings[1:]}
 
 
 def test_silent_noise_adds_nothing(speech: np.ndarray) -> None:
