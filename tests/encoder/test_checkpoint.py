@@ -122,6 +122,19 @@ def test_policy_and_cohort_do_not_move_the_identity(folder: Path) -> None:
     assert load_checkpoint(folder)[1] == before
 
 
+def test_what_was_measured_with_other_weights_does_not_stay(
+    folder: Path, small_model: Callable[..., SpeakerModel]
+) -> None:
+    """Exported again while the training goes on: a vault refuses the thresholds of the earlier weights."""
+    measured = [folder / name for name in ("policy.json", "cohort.safetensors", "int8.json")]
+    for path in measured:
+        path.write_text("measured", encoding="utf-8")
+    save_checkpoint(small_model(2), folder)
+    assert all(path.exists() for path in measured)
+    save_checkpoint(small_model(3), folder)
+    assert not any(path.exists() for path in measured)
+
+
 def test_a_config_of_the_first_release_loads(folder: Path) -> None:
     """It has no type of its front-end, and none of the settings that came later."""
     edit(folder, lambda c: c["frontend"].pop("type"))

@@ -27,6 +27,8 @@ FORMAT = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 ONNX_FILE = "model.onnx"
+MEASURED_FILES = ("policy.json", "cohort.safetensors", "int8.json")
+"""What was measured with a model's weights, and is wrong for any others."""
 CONFIG_BYTES = 1 << 20
 """A config.json is far below this."""
 
@@ -79,6 +81,8 @@ def _network_weights(network: nn.Module) -> dict[str, Tensor]:
 def save_checkpoint(model: SpeakerModel, folder: Path, *, half: bool = False) -> str:
     """Writes the folder and returns the model_id. With `half` the weights are rounded to float16 first.
 
+    Thresholds, cohort and int8 ranges of another model that lay there are removed.
+
     Raises:
         CheckpointError: A weight is not finite, or beyond float16's range with `half`; nothing is written.
     """
@@ -93,12 +97,23 @@ def save_checkpoint(model: SpeakerModel, folder: Path, *, half: bool = False) ->
             differences=broken,
         )
     folder.mkdir(parents=True, exist_ok=True)
+    if _noted_id(folder) != model_id(model.config, weights):
+        for name in MEASURED_FILES:
+            (folder / name).unlink(missing_ok=True)
     if isinstance(model.network, OnnxNetwork):
         assert model.network.file is not None
         shutil.copyfile(model.network.file, folder / ONNX_FILE)
     else:
         save_file(weights, folder / WEIGHTS_FILE)
     return write_config(model.config, folder, weights)
+
+
+def _noted_id(folder: Path) -> str | None:
+    """The model_id of the model that a folder holds; None where it holds none."""
+    try:
+        return str(read_config(folder).get("model_id"))
+    except CheckpointError:
+        return None
 
 
 def write_config(config: ModelConfig, folder: Path, weights: Mapping[str, Tensor]) -> str:
