@@ -34,8 +34,10 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-Crops = tuple[tuple[Annotated[int, Field(ge=2)], Positive], ...]
+Crops = tuple[tuple[Annotated[int, Field(ge=2)], Annotated[float, Field(ge=0.25)]], ...]
 """Speakers a step, each giving two crops, and the seconds of a crop: a step draws one of these pairs."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 class DataSection(_Section):
@@ -64,7 +66,7 @@ class ValidationSection(_Section):
     speakers: dict[str, Annotated[int, Field(ge=2)]] = {}
     """So many per collection. Empty: a share of each collection's."""
     share: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
-    seed: Annotated[int, Field(ge=0)] | None = None
+    seed: Seed | None = None
     """Of the choice; without it, the training's. A second training keeps out whom the first one kept out."""
     pieces: Annotated[int, Field(ge=2)] = 3
     """A speaker with a single recording is heard in this many disjoint pieces of it."""
@@ -200,7 +202,7 @@ them goes on."""
 
 class FitConfig(_Section):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     data: DataSection = DataSection()
     validation: ValidationSection = ValidationSection()
     optimiser: OptimiserSection

@@ -80,7 +80,17 @@ class SpeechCache:
         Raises:
             ManifestError: Not one recording can be used, or not one of the first 200.
         """
-        facts = [(u.path, u.speaker, u.source, u.session, (root / u.path).stat().st_size) for u in utterances]
+        facts = [
+            (
+                u.path,
+                u.speaker,
+                u.source,
+                u.session,
+                (found := (root / u.path).stat()).st_size,
+                found.st_mtime_ns,
+            )
+            for u in utterances
+        ]
         own = folder / hashlib.sha256(json.dumps([str(root.absolute()), facts]).encode()).hexdigest()[:16]
         index, data = own / "speech.json", own / "speech.int16"
         if not index.exists():
@@ -137,7 +147,8 @@ class SpeechCache:
 
 
 class BatchSampler:
-    """Two crops from different recordings (different sessions where there are several) of each drawn speaker.
+    """Two crops from different recordings (different sessions where there are several) of each drawn speaker: the first from
+    the source that was drawn, the second from any source that has the speaker.
 
     Args:
         weights: Share of each source in a batch; sources left out are not drawn. Empty: every source by its speakers.
@@ -166,18 +177,22 @@ class BatchSampler:
                 f"the manifest has no recording of these sources: {', '.join(sorted(missing))}"
             )
         weights = weights or {source: float(len(own)) for source, own in by_source.items()}
-        self.classes = sorted({s for speakers_ in by_source.values() for s in speakers_})
+        self._recordings: dict[str, list[Utterance]] = defaultdict(list)
+        for own in by_source.values():
+            for speaker, recordings in own.items():
+                self._recordings[speaker] += recordings
+        self.classes = sorted(self._recordings)
         if len(self.classes) < 2:
             raise ManifestError("a training needs two speakers at least beside those that are kept out")
         self._class = {speaker: i for i, speaker in enumerate(self.classes)}
         self._sources = sorted(by_source)
+        self._heard = by_source
         self._speakers = {source: sorted(by_source[source]) for source in self._sources}
         first = {source: group[0] for group in alike for source in group}
         of = {s: first.get(source, source) for source in self._sources for s in by_source[source]}
         numbers = {name: i for i, name in enumerate(sorted(set(of.values())))}
         self.collections = np.array([numbers[of[speaker]] for speaker in self.classes], np.int64)
         """int64 [speakers]: the number of the collection that each of `classes` belongs to."""
-        self._recordings = {s: r for speakers_ in by_source.values() for s, r in speakers_.items()}
         total = sum(weights.values())
         self._shares = np.array([weights[s] / total for s in self._sources])
 
@@ -188,17 +203,16 @@ class BatchSampler:
     def draw(self, step: int, speakers: int, samples: int) -> tuple[Float32Array, np.ndarray]:
         """float32 [2 * speakers, samples] (the two crops of a speaker `speakers` rows apart) and int64 classes."""
         rng = np.random.default_rng((self.seed, step))
-        chosen: list[str] = []
+        chosen: dict[str, str] = {}
         while len(chosen) < speakers:
             source = self._sources[rng.choice(len(self._sources), p=self._shares)]
             speaker = self._speakers[source][rng.integers(len(self._speakers[source]))]
-            if speaker not in chosen:
-                chosen.append(speaker)
+            chosen.setdefault(speaker, source)
         crops = np.zeros((2 * speakers, samples), np.float32)
-        for row, speaker in enumerate(chosen):
-            recordings = self._recordings[speaker]
-            first = recordings[rng.integers(len(recordings))]
-            others = [r for r in recordings if r.session != first.session] or [
+        for row, (speaker, source) in enumerate(chosen.items()):
+            recordings, drawn = self._recordings[speaker], self._heard[source][speaker]
+            first = drawn[rng.integers(len(drawn))]
+            others = [r for r in recordings if not _together(r, first)] or [
                 r for r in recordings if r is not first
             ]
             second = others[rng.integers(len(others))] if others else first
@@ -216,7 +230,7 @@ class BatchSampler:
             start = utterance.start + int(rng.integers(length - samples + 1))
             return self.cache.samples[start : start + samples].astype(np.float32) / np.float32(32768)
         pieces = [self.cache.read(utterance)]
-        same = [s for s in siblings if s.session == utterance.session and s is not utterance]
+        same = [s for s in siblings if _together(s, utterance) and s is not utterance]
         for i in rng.permutation(len(same))[:8]:
             if sum(map(len, pieces)) >= samples:
                 break
@@ -226,3 +240,8 @@ class BatchSampler:
             joined = np.tile(joined, -(-samples // max(1, len(joined))))
         start = int(rng.integers(len(joined) - samples + 1))
         return joined[start : start + samples]
+
+
+def _together(one: Utterance, other: Utterance) -> bool:
+    """Whether two recordings are of one session."""
+    return (one.source, one.session) == (other.source, other.session)

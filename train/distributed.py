@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed, nn
@@ -71,7 +72,9 @@ def processes(device: str) -> Iterator[tuple[Processes, torch.device]]:
         yield Processes(), usable(device)
         return
     chosen = usable(device if device == "cpu" else f"cuda:{os.environ['LOCAL_RANK']}")
-    distributed.init_process_group("gloo" if chosen.type == "cpu" else "nccl")
+    # The others wait while the first one decodes a corpus or validates, which takes hours where there is much of it.
+    backend = "gloo" if chosen.type == "cpu" else "nccl"
+    distributed.init_process_group(backend, timeout=timedelta(hours=24))
     try:
         yield Processes(distributed.get_rank(), world), chosen
     finally:

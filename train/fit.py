@@ -106,7 +106,11 @@ class Fit:
             else None
         )
         self._keeps_norms = start.init is not None and o.keep_norms
-        self._identity = {"config": config.digest(), "corpus": self.corpus.cache.digest}
+        self._identity = {
+            "config": config.digest(),
+            "corpus": self.corpus.cache.digest,
+            "manifest": self.corpus.digest,
+        }
         if begun is not None:
             self._resume()
         elif self.processes.first:
@@ -149,7 +153,7 @@ class Fit:
     def _resume(self) -> None:
         facts = load_state(self.folder / STATE_FILE, self._modules(), self.optimiser)
         for what, digest in self._identity.items():
-            if facts[what] != digest:
+            if facts.get(what, digest) != digest:  # an earlier release noted less
                 raise CheckpointError(
                     f"{self.folder} holds a training with another {what};"
                     f" name another --run folder, or restore the {what}"
@@ -244,7 +248,7 @@ class Fit:
             SummaryWriter(self.folder / "tensorboard") as board,
             Progress(*columns, disable=not first) as bar,
         ):
-            if self.start.init is not None and self.step == 0:
+            if self.start.init is not None and self.step == 0 and math.isinf(self.best):
                 self._validate(board)  # weights that get no better than those it starts from are not kept
             task = bar.add_task("training", total=self.config.optimiser.steps, completed=self.step, shown="")
             last_part = lambda step: in_last_part(self.config, self._progress_at(step))  # noqa: E731

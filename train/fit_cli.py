@@ -75,11 +75,11 @@ def fit(
             return
         identity = training.export(run / "model")
     print(f"model {identity} in {run / 'model'}: {_best(run)}")
+    for path, after in error_rates(run / "model", lists, check_root).items():
+        old = f"{before[path]:.2%} before, " if path in before else ""
+        print(f"{path}: EER {old}{after:.2%} now")
     if report:
         _report(run, config, corpora, training.corpus.validation)
-    for name, after in error_rates(run / "model", lists, check_root).items():
-        old = f"{before[name]:.2%} before, " if name in before else ""
-        print(f"{name}: EER {old}{after:.2%} now")
 
 
 def _report(run: Path, config: Path, corpora: Path, kept_out: Sequence[Utterance]) -> None:
@@ -104,13 +104,16 @@ def _report(run: Path, config: Path, corpora: Path, kept_out: Sequence[Utterance
         print(f"no thresholds: {error.message}")
     pieces = Counter(u.path for u in kept_out)
     whole = [u for u in kept_out if pieces[u.path] == 1]
-    if len(whole) < 4:
-        print("no report: the speakers kept out have one recording each; keep out speakers with several")
+    if len({u.speaker for u in whole}) < 2:
+        print("no report: it takes two speakers kept out who have several recordings each")
         return
     manifest = run / "validation.tsv"
     rows = [f"{u.path}\t{u.speaker}\t{u.source}\t{u.session}\n" for u in whole]
     manifest.write_text("path\tspeaker\tsource\tsession\n" + "".join(rows), encoding="utf-8")
-    evaluate(model, manifest=manifest, audio_root=corpora, impostors="source", out=run / "report")
+    try:
+        evaluate(model, manifest=manifest, audio_root=corpora, impostors="source", out=run / "report")
+    except RequestError as error:
+        print(f"no report: {error.message}")
 
 
 def _best(run: Path) -> str:
@@ -125,8 +128,8 @@ def _best(run: Path) -> str:
     return f"step {best['step']}, validation {best.get('validation') or 'EER {:.2%}'.format(best['eer'])}"
 
 
-def error_rates(model: Path, lists: Sequence[Path], root: Path | None) -> dict[str, float]:
-    """EER in [0, 1] of a model on trial lists, by file name."""
+def error_rates(model: Path, lists: Sequence[Path], root: Path | None) -> dict[Path, float]:
+    """EER in [0, 1] of a model on each trial list."""
     from train.evaluate import measure, score_trials
     from train.evaluate_embed import load_pipeline
     from train.trials import read_trials
@@ -134,7 +137,7 @@ def error_rates(model: Path, lists: Sequence[Path], root: Path | None) -> dict[s
     rates = {}
     for path in lists:
         scored = score_trials(load_pipeline(str(model)), read_trials(path), root or path.parent)
-        rates[path.name] = float(measure(scored)["eer"])
+        rates[path] = float(measure(scored)["eer"])
     return rates
 
 

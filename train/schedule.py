@@ -26,7 +26,8 @@ def _decayed(rate: float, progress: float, start: float, end: float) -> float:
 
 def in_last_part(config: FitConfig, progress: float) -> bool:
     """Whether the crops are long and the margin large by now."""
-    return progress >= 1.0 - config.large_margin.share
+    share = config.large_margin.share
+    return share > 0.0 and progress >= 1.0 - share
 
 
 def margin(config: FitConfig, progress: float) -> float:

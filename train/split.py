@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.config import FitConfig, ValidationSection
+from train.config import DataSection, FitConfig, ValidationSection
 from train.corpus import Utterance, read_manifest
 from train.data import SpeechCache
 from voicevault.errors import ManifestError
@@ -38,6 +39,14 @@ class Corpus:
     validation: list[Utterance]
     closed: list[Utterance]
 
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of who is trained on and who is kept out, with collections and sessions: what the manifest says beside the
+        speech itself."""
+        parts = (self.training, self.validation, self.closed)
+        rows = [[(u.path, u.speaker, u.source, u.session) for u in part] for part in parts]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
 
 def read_corpus(config: FitConfig, root: Path, cache_folder: Path) -> Corpus:
     """What a training with this config hears, and what it does not.
@@ -61,9 +70,26 @@ def read_corpus(config: FitConfig, root: Path, cache_folder: Path) -> Corpus:
             " correct the names, leave these speakers out, or lower data.min_recordings",
             speakers=few[:20],
         )
+    if config.loss.rivals == "collection" or config.loss.uniformity:
+        _require_one_collection(speech, config.data)
     cache = SpeechCache.build(speech, root, cache_folder)
     split = split_speakers(cache.utterances, config.validation, config.seed, config.data.weights)
     return Corpus(cache, split.training, split.validation, split.closed)
+
+
+def _require_one_collection(utterances: Sequence[Utterance], data: DataSection) -> None:
+    """A speaker whose rivals are those of the own collection has one collection."""
+    first = {source: group[0] for group in data.alike for source in group}
+    of: dict[str, set[str]] = defaultdict(set)
+    for u in utterances:
+        if not data.weights or u.source in data.weights:
+            of[u.speaker].add(first.get(u.source, u.source))
+    if several := sorted(speaker for speaker, sources in of.items() if len(sources) > 1):
+        raise ManifestError(
+            f"{len(several)} speakers are in several collections, the first of them {several[0]!r}; name these collections in"
+            ' data.alike, or set loss.rivals = "all" and loss.uniformity = 0',
+            speakers=several[:20],
+        )
 
 
 def split_speakers(

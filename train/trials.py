@@ -202,13 +202,13 @@ def known_recordings(manifest: Path, root: Path | None = None) -> dict[str, Reco
     from train.corpus import read_manifest
     from voicevault.manifest import read_corpus
 
-    genders: dict[str, str] = {}
+    utterances = read_manifest(manifest, root)
+    genders = [UNKNOWN] * len(utterances)
     if manifest.is_file():
-        rows = read_corpus(manifest, Path())
-        genders = {str(row.path): str(row.attributes.get("gender") or UNKNOWN) for row in rows}
+        genders = [str(row.attributes.get("gender") or UNKNOWN) for row in read_corpus(manifest, Path())]
     recordings = [
-        Recording(u.path, u.speaker, u.source, genders.get(u.path, UNKNOWN), u.session)
-        for u in read_manifest(manifest, root)
+        Recording(u.path, u.speaker, u.source, gender, u.session)
+        for u, gender in zip(utterances, genders, strict=True)
     ]
     if (manifest / "wav.scp").is_file():
         lines = (manifest / "wav.scp").read_text(encoding="utf-8").splitlines()
@@ -233,9 +233,11 @@ def _rows(path: Path, lines: Sequence[str]) -> list[tuple[int, tuple[str, str, s
     rows: list[tuple[int, tuple[str, str, str]]] = []
     if {"label", "enroll", "test"} <= set(names):
         where = [names.index(name) for name in ("label", "enroll", "test")]
-        for (number, _), cells in zip(
-            numbered[1:], csv.reader((text for _, text in numbered[1:]), delimiter=delimiter), strict=True
-        ):
+        for number, line in numbered[1:]:
+            try:
+                cells = line.split("\t") if delimiter == "\t" else next(csv.reader([line], strict=True))
+            except csv.Error as error:
+                _fail(path, number, str(error))
             if len(cells) != len(names):
                 _fail(path, number, f"{len(cells)} columns, expected {len(names)}")
             label, first, second = (cells[i].strip() for i in where)

@@ -67,7 +67,7 @@ def training_speakers(config: Path, corpora: Path, cache: Path) -> TrainingSpeak
         provenance={
             "speakers_from": f"validation split of {config.name}",
             "training": settings.name,
-            "seed": settings.seed,
+            "seed": settings.validation_seed,
             "manifest": settings.data.manifest,
             "manifest_sha256": manifest_digest(listed),
         },

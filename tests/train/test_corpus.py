@@ -88,6 +88,11 @@ def test_the_cache_skips_what_it_cannot_use_and_follows_its_corpus(folder: Path,
 
     again = SpeechCache.build(read_manifest(folder), folder, tmp_path / "cache")
     assert again.digest == cache.digest
+    # Other speech of the same size.
+    path = folder / "robot" / "1.opus"
+    size, changed = path.stat().st_size, (folder / "robot" / "2.opus").read_bytes()
+    path.write_bytes(changed[:size].ljust(size, b"\0"))
+    assert SpeechCache.build(read_manifest(folder), folder, tmp_path / "cache").digest != cache.digest
     shutil.rmtree(folder / "robot")
     other = SpeechCache.build(read_manifest(folder), folder, tmp_path / "cache")
     assert other.digest != cache.digest
@@ -189,6 +194,44 @@ def test_draws_depend_on_seed_and_step_alone(folder: Path, tmp_path: Path) -> No
     assert np.abs(long).reshape(4, -1, 16_000).max(axis=2).min() > 0.0
     with pytest.raises(ManifestError, match="no recording of these sources"):
         BatchSampler(cache, cache.utterances, {"elsewhere": 1.0}, 5)
+
+
+def test_a_speaker_in_two_collections_is_drawn_from_both(folder: Path, tmp_path: Path) -> None:
+    """As where the same staff is on the telephone and in the office."""
+    lines = [
+        f"{name}/{i}.opus\t{name}\t{source}"
+        for source, i in (("telephone", 1), ("office", 2))
+        for name in ("alba", "david", "robot")
+    ]
+    (folder / "m.tsv").write_text("\n".join(["path\tspeaker\tsource", *lines, ""]), encoding="utf-8")
+    cache = SpeechCache.build(read_manifest(folder / "m.tsv"), folder, tmp_path / "cache")
+    sampler = BatchSampler(cache, cache.utterances, {"office": 1.0, "telephone": 0.001}, 5)
+    starts = {u.path: cache.read(u)[:400] for u in cache.utterances}
+    drawn = [set[str](), set[str]()]
+    for step in range(20):
+        shortest = min(u.stop - u.start for u in cache.utterances)
+        crops, labels = sampler.draw(step, 3, shortest // 2)
+        for row, (crop, label) in enumerate(zip(crops, labels, strict=True)):
+            own = [cache.read(u) for u in cache.utterances if u.speaker == sampler.classes[label]]
+            (place,) = [i for i, whole in enumerate(own) if crop.tobytes() in whole.tobytes()]
+            drawn[row // 3].add(("telephone", "office")[place])
+    assert len(starts) == 6
+    assert drawn == [{"office"}, {"telephone"}]
+    assert {u.source for u in sampler.recordings("alba")} == {"telephone", "office"}
+
+    settings = {
+        "name": "x",
+        "data": {"manifest": "m.tsv"},
+        "optimiser": {"steps": 1},
+        "loss": {"rivals": "collection"},
+    }
+    with pytest.raises(
+        ManifestError, match=r"3 speakers are in several collections, the first of them 'alba'"
+    ):
+        read_corpus(FitConfig.model_validate(settings), folder, tmp_path / "cache")
+    settings["data"] = {"manifest": "m.tsv", "alike": [["office", "telephone"]]}
+    with pytest.raises(ManifestError, match="four speakers"):  # which is what it would have been without
+        read_corpus(FitConfig.model_validate(settings), folder, tmp_path / "cache")
 
 
 def test_the_report_finds_doubles_and_wrong_labels(folder: Path, tmp_path: Path, tiny_model: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 from typer.testing import CliRunner
 
 from train.__main__ import app
@@ -124,6 +125,68 @@ def test_another_config_does_not_continue_a_run(
     (tmp_path / "run" / STATE_FILE).write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="does not fit"):
         fit(config, corpus, tmp_path / "run", cache)
+
+
+def test_a_manifest_that_says_something_else_does_not_continue_a_run(
+    corpus: Path, config_file: Path, tmp_path: Path, cache: Path
+) -> None:
+    """Who is kept out depends on sessions, so former training speakers would choose the weights."""
+    listing = tmp_path / "listing.tsv"
+    text = config_file.read_text(encoding="utf-8")
+    config_file.write_text(text.replace("[data]", f'[data]\nmanifest = "{listing}"'), encoding="utf-8")
+    config = read_config(config_file)
+    rows = [(path.relative_to(corpus), path.parent.name) for path in sorted(corpus.glob("*/*.opus"))]
+
+    def write(session: Callable[[Path], str]) -> None:
+        lines = [f"{path}\t{speaker}\t{session(path)}" for path, speaker in rows]
+        listing.write_text("\n".join(["path\tspeaker\tsession", *lines, ""]), encoding="utf-8")
+
+    write(lambda path: "-")
+    fit(config, corpus, tmp_path / "run", cache).save()
+    fit(config, corpus, tmp_path / "run", cache)
+    write(lambda path: path.stem)
+    with pytest.raises(CheckpointError, match="another manifest"):
+        fit(config, corpus, tmp_path / "run", cache)
+
+
+def test_a_kill_before_the_first_step_does_not_count_as_a_validation_in_vain(
+    corpus: Path, config_file: Path, tmp_path: Path, cache: Path, tiny_model: Path
+) -> None:
+    config = of_the_model(changed(read_config(config_file), "optimiser", steps=1))
+    said: list[str] = []
+    first = Fit(config, corpus, tmp_path / "run", cache, init=tiny_model, say=said.append)
+    with SummaryWriter(tmp_path / "board") as board:
+        first._validate(board)
+    Fit(config, corpus, tmp_path / "run", cache, say=said.append).run()
+    assert [line.split(":")[0] for line in said] == ["step 0", "step 1"]
+
+
+def test_a_training_ends_with_its_lists_thresholds_and_report(
+    corpus: Path, config_file: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    """Lists of one name in two folders are two lists."""
+    text = config_file.read_text(encoding="utf-8")
+    head, _, tail = text.partition("[model]")  # which --init brings
+    config_file.write_text(head + tail[tail.index("[augment]") :], encoding="utf-8")
+    checks = []
+    for folder, last in (("a", 4), ("b", 5)):
+        (tmp_path / folder).mkdir()
+        lines = [f"1 alba/1.opus alba/{last}.opus", f"0 alba/1.opus david/{last}.opus"]
+        (tmp_path / folder / "test.trials").write_text("\n".join([*lines, ""]), encoding="utf-8")
+        checks += ["--check", str(tmp_path / folder / "test.trials")]
+    run = tmp_path / "run"
+    folders = ["--corpora", str(corpus), "--run", str(run), "--check-root", str(corpus)]
+    done = CliRunner().invoke(
+        app, ["fit", "--config", str(config_file), "--init", str(tiny_model), *folders, *checks]
+    )
+    assert done.exit_code == 0, done.output
+    for folder in ("a", "b"):
+        name = re.escape(str(tmp_path / folder / "test.trials"))
+        assert re.search(rf"^{name}: EER [\d.]+% before, [\d.]+% now$", done.output, re.MULTILINE), (
+            done.output
+        )
+    assert (run / "model" / "policy.json").is_file()
+    assert (run / "report" / "report.html").stat().st_size > 10_000
 
 
 def test_training_ends_early_where_validation_gets_no_better(

@@ -58,7 +58,8 @@ def test_there_need_be_no_warm_up_and_no_last_part(last: float | None) -> None:
     values = rates(config(last, share=0.0, warmup=0.0))
     assert values[0] == pytest.approx(1e-3)
     assert (values > 0).all() and np.isfinite(values).all()
-    assert largest_jump(values[:-1]) < 1e-5
+    assert largest_jump(values) < 1e-5
+    assert not in_last_part(config(last, share=0.0), 1.0)
 
 
 def test_the_margin_grows_and_is_larger_in_the_last_part() -> None:

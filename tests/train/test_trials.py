@@ -58,6 +58,7 @@ def test_a_label_that_the_other_labels_contradict_is_counted(tmp_path: Path) -> 
         ("1 a\n", "line 1"),
         ("1 a b\n\n2 a b\n", "line 3: '2' is no label"),
         ("label,enroll,test\n1,a\n", "line 2: 2 columns"),
+        ('label,enroll,test\n1,a,"b\n0,a,c\n', "line 2: unexpected end"),
     ],
 )
 def test_a_list_that_is_none_says_where(text: str, message: str, tmp_path: Path) -> None:
@@ -127,6 +128,21 @@ def test_a_kaldi_folder_is_known_by_its_utterances(tmp_path: Path) -> None:
     known = known_recordings(tmp_path)
     trials = read_trials(listed(tmp_path, "utt1 utt2 nontarget\n"), known)
     assert [(r.path, r.speaker) for r in trials.recordings] == [("x.wav", "anna"), ("y.wav", "ben")]
+
+
+def test_a_table_with_tabs_has_no_quotes(tmp_path: Path) -> None:
+    trials = read_trials(listed(tmp_path, 'label\tenroll\ttest\n1\t"a.wav\tb.wav\n'))
+    assert [r.path for r in trials.recordings] == ['"a.wav', "b.wav"]
+
+
+def test_gender_is_known_of_absolute_paths_too(tmp_path: Path) -> None:
+    for name in ("x.wav", "y.wav"):
+        (tmp_path / name).touch()
+    rows = [f"{tmp_path / 'x.wav'}\tanna\tf", "y.wav\tben\tm"]
+    (tmp_path / "m.tsv").write_text("\n".join(["path\tspeaker\tgender", *rows, ""]))
+    assert {name: r.gender for name, r in known_recordings(tmp_path / "m.tsv").items()} == {
+        "x.wav": "f", "y.wav": "m",
+    }  # fmt: skip
 
 
 def test_columns_and_codes_follow_the_recordings() -> None:

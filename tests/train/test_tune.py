@@ -160,6 +160,15 @@ def test_the_cohort_is_shared_out_as_the_training_batches_are() -> None:
     assert len({r.speaker for r in draw_cohort(recordings, 1000, {})}) == 108
 
 
+def test_the_provenance_names_the_seed_that_the_speakers_were_drawn_with(
+    corpus: Path, tmp_path: Path
+) -> None:
+    text = (corpus / "config.toml").read_text(encoding="utf-8")
+    config = tmp_path / "config.toml"
+    config.write_text(text.replace("[validation]", "[validation]\nseed = 8"), encoding="utf-8")
+    assert training_speakers(config, corpus, tmp_path / "cache").provenance["seed"] == 8
+
+
 def test_a_model_is_tuned_on_the_speakers_that_its_training_kept_out(
     model: Path, corpus: Path, tmp_path: Path
 ) -> None:
