@@ -52,6 +52,6 @@ def test_the_model_reaches_what_the_card_says(name: str) -> None:
     (trials,) = re.findall(r"([0-9,]+) trials", line)
     assert len(read_trials(path).genuine) == int(trials.replace(",", ""))
     (stated,) = re.findall(r"\| ([0-9.]+) % \(", line)
-    measured = error_rates(DEFAULT, [path], CORPORA)[path.name]
+    measured = error_rates(DEFAULT, [path], CORPORA)[path]
     # Processors round int8's sums differently: one of LibriSpeech's 450 genuine pairs is 0.22 points.
     assert 100 * measured == pytest.approx(float(stated), abs=0.25)
