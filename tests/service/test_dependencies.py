@@ -64,3 +64,17 @@ def test_control_characters_are_in_no_id(client: httpx.Client, character: str) -
     is_problem(client.post(SPEAKERS, json={"id": id}), 400, "INVALID_REQUEST")
     sent = "".join(f"%{byte:02X}" for byte in id.encode())
     assert "control character" in problem(client.get(f"{SPEAKERS}/{sent}"))["detail"]
+
+
+@pytest.mark.parametrize("blank", ["%20", "%20%20%20", "%E3%80%80"])
+def test_a_blank_id_is_refused_before_the_recording_is_looked_at(
+    client: httpx.Client, collection: str, blank: str
+) -> None:
+    for path, where in (
+        (f"{collection}/speakers/{blank}/enrollments", "path.speaker"),
+        (f"{collection}/verify?speaker={blank}", "query.speaker"),
+        (f"{collection}/identify?tags={blank}", "query.tags.0"),
+        (f"{collection}/speakers/ada/enrollments?source_name={blank}", "query.source_name"),
+    ):
+        refused = client.post(path, content=b"no sound")
+        assert is_problem(refused, 400, "INVALID_REQUEST")["problems"][0]["where"] == where

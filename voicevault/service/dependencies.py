@@ -28,9 +28,11 @@ async def _inference(request: Request) -> Inference:
 
 
 def _text(value: str) -> str:
-    # A database cannot look for these; it would fail instead of finding nothing.
-    if not value or len(value) > 255 or any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in value):
-        raise ValueError("must have 1 to 255 characters, none of them a control character")
+    # A database cannot look for these; it would fail instead of finding nothing. Blank ids are refused where speakers are
+    # made, which is too late for a recording: it would be embedded first.
+    blank = not value.strip()
+    if blank or len(value) > 255 or any(ord(c) < 32 or 0x7F <= ord(c) < 0xA0 for c in value):
+        raise ValueError("must have 1 to 255 characters, not all blank and none of them a control character")
     return value
 
 
@@ -84,7 +86,8 @@ async def known_query(request: Request) -> None:
 VaultOf = Annotated[Vault, Depends(_vault)]
 InferenceOf = Annotated[Inference, Depends(_inference)]
 
-_FORM = {"minLength": 1, "maxLength": 255, "pattern": r"^[^\x00-\x1f\x7f-\x9f]+$"}
+_ANY, _VISIBLE = r"[^\x00-\x1f\x7f-\x9f]", r"[^\s\x00-\x1f\x7f-\x9f]"
+_FORM = {"minLength": 1, "maxLength": 255, "pattern": f"^{_ANY}*{_VISIBLE}{_ANY}*$"}
 """What `_text` asks for, in the words of OpenAPI."""
 
 CollectionName = Annotated[
