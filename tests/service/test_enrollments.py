@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import httpx
+import pytest
 
 from service.conftest import is_problem
 
@@ -41,6 +42,22 @@ def test_the_name_of_a_file_is_no_reason_to_refuse_it(
         headers={"Content-Type": "multipart/form-data; boundary=x"},
     )
     assert (sent.status_code, sent.json().get("source_name")) == (201, "a??\N{REPLACEMENT CHARACTER}.wav")
+
+
+@pytest.mark.parametrize(
+    ("filename", "kept"), [("", None), (" ", None), ("C:\\\\a\\\\ ", None), ("n" * 4120, "n" * 4096)]
+)
+def test_nor_is_one_that_is_blank_or_too_long(
+    client: httpx.Client, collection: str, recording: bytes, filename: str, kept: str | None
+) -> None:
+    head = f'--x\r\nContent-Disposition: form-data; name="file"; filename="{filename}"\r\n\r\n'
+    sent = client.post(
+        f"{collection}/speakers/ada/enrollments",
+        content=head.encode() + recording + b"\r\n--x--\r\n",
+        headers={"Content-Type": "multipart/form-data; boundary=x"},
+    )
+    assert sent.status_code == 201, sent.text
+    assert sent.json()["source_name"] == kept
 
 
 def test_the_same_recording_twice(client: httpx.Client, collection: str, recording: bytes) -> None:

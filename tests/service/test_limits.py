@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from service.conftest import Serve, is_problem, running, wait_until, wav
+from voicevault.service import uploads
 from voicevault.settings import Settings
 from voicevault.vault import Vault
 
@@ -56,6 +57,34 @@ def test_the_one_too_many_is_told_to_come_again(serve: Serve, recording: bytes) 
             assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
         assert client.post(EMBED, content=recording).status_code == 200
         assert taken(client) == 0
+
+
+def test_uploads_do_not_fill_the_memory(serve: Serve) -> None:
+    import socket
+
+    size = 100_000
+    room = 4 * (size + uploads.OVERHEAD) // size
+    with serve(max_bytes=size, concurrency=1, queue=20) as client, ExitStack() as stack:
+        where = urlsplit(str(client.base_url))
+        head = f"POST {EMBED} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n".encode()
+        slow = [
+            stack.enter_context(socket.create_connection((where.hostname, where.port), timeout=30))
+            for _ in range(room)
+        ]
+        for connection in slow:
+            connection.sendall(head + bytes(size - 1))
+        wait_until(lambda: taken(client, "held_bytes") == room * (size - 1))
+        answer = client.post(EMBED, content=bytes(size))
+        assert is_problem(answer, 429, "OVERLOADED")["held"] >= room * (size - 1)
+        assert int(answer.headers["retry-after"]) >= 1
+        assert taken(client, "held_bytes") == room * (size - 1), "what was refused is let go of"
+        slow.pop().close()
+        wait_until(lambda: taken(client, "held_bytes") == (room - 1) * (size - 1))
+        assert client.post(EMBED, content=bytes(size)).status_code == 415, "there is room again"
+        for connection in slow:
+            connection.sendall(bytes(1))
+            assert connection.recv(65536).startswith(b"HTTP/1.1 415 ")
+        wait_until(lambda: taken(client, "held_bytes") == taken(client) == 0)
 
 
 def test_a_burst_is_answered_or_refused_and_nothing_else(serve: Serve, recording: bytes) -> None:

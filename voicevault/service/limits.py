@@ -20,18 +20,24 @@ from voicevault.service.uploads import Upload, read_recording
 
 T = TypeVar("T")
 MAX_JSON_BYTES = 1024 * 1024
+LARGEST_HELD = 4
+"""As many of the largest uploads may be in memory at a time; of smaller ones, as many as have places."""
 
 
 class Inference:
     """Runs what embeds in threads: `concurrency` at a time, `queue` more may wait, the next is OVERLOADED.
 
-    A request takes its place before its upload is read, so that the uploads in memory are bounded as well.
+    A request takes its place before its upload is read, and the bytes in memory are counted: who sends one too many, over all
+    requests, is OVERLOADED too.
     """
 
     def __init__(self, concurrency: int, queue: int, max_bytes: int) -> None:
         self.places = concurrency + queue
         self.taken = 0
         self.running = 0
+        self.held = 0
+        """Bytes of uploads in memory."""
+        self._most_held = LARGEST_HELD * (max_bytes + uploads.OVERHEAD)
         self._max_bytes = max_bytes
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="inference")
         self._free = asyncio.Semaphore(concurrency)
@@ -40,12 +46,12 @@ class Inference:
         """`call` in a thread with the recording that the request carries.
 
         Raises:
-            OverloadedError: No place is left.
+            OverloadedError: No place is left, or no room in memory.
             ClientDisconnect: The client went away while it waited; nothing was run.
             AudioTooLargeError, RequestError, HTTPException: See `uploads.read_recording`; and what `call` raises.
         """
-        with self._place():
-            recording = await read_recording(request, self._max_bytes)
+        with self._place() as hold:
+            recording = await read_recording(request, self._max_bytes, hold)
             async with self._free:
                 if await request.is_disconnected():
                     raise ClientDisconnect
@@ -56,16 +62,31 @@ class Inference:
                     self.running -= 1
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
+    def _place(self) -> Iterator[Callable[[int], None]]:
+        """A place, and what to call with the number of bytes that are kept there; they are let go of with it."""
         if self.taken >= self.places:
             raise OverloadedError(
                 f"{self.places} recordings are being worked on. Try again soon.", places=self.places
             )
+        here = 0
+
+        def hold(count: int) -> None:
+            nonlocal here
+            if self.held + count > self._most_held:
+                raise OverloadedError(
+                    f"Uploads of {self.held} bytes are in memory, and {self._most_held} may be. Try again soon.",
+                    held=self.held,
+                    most=self._most_held,
+                )
+            here += count
+            self.held += count
+
         self.taken += 1
         try:
-            yield
+            yield hold
         finally:
             self.taken -= 1
+            self.held -= here
 
     def close(self) -> None:
         """Waits for what runs."""

@@ -43,6 +43,7 @@ class Metrics:
             ("running", "Inferences under way.", lambda: inference.running),
             ("places_taken", "Recordings that run, wait or are being uploaded.", lambda: inference.taken),
             ("places", "Recordings that may.", lambda: inference.places),
+            ("held_bytes", "Bytes of recordings in memory.", lambda: inference.held),
         ):
             Gauge(f"voicevault_inference_{name}", help, registry=self.registry).set_function(value)
         Gauge(

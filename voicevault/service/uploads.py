@@ -7,7 +7,7 @@ ruling promise on uploads wants it, and stops reading at the first byte too many
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
@@ -25,6 +25,8 @@ OVERHEAD = 64 * 1024
 """Bytes that boundaries and part headers of a form may take beside the file."""
 IDLE_SECONDS = 30.0
 """How long a body may pause."""
+MOST_NAME = 4096
+"""Characters of a file's name that are kept."""
 LEAST_PACE = 1024
 """Bytes a second that a recording must come at, on the whole: who sends a byte now and then would hold a place for days."""
 
@@ -59,10 +61,14 @@ class Upload:
     filename: str | None = None
 
 
-async def read_recording(request: Request, max_bytes: int) -> Upload:
+async def read_recording(request: Request, max_bytes: int, hold: Callable[[int], None]) -> Upload:
     """The recording that a request carries.
 
+    Args:
+        hold: Told of the bytes as they come; it raises OverloadedError where there is no room for them.
+
     Raises:
+        OverloadedError: See `hold`.
         AudioTooLargeError: More than `max_bytes`; raised as soon as it is known, before the rest is read.
         RequestError: The form is broken, or holds anything but one file in the field `file`.
         HTTPException: 408 where it comes too slowly; see `IDLE_SECONDS` and `LEAST_PACE`.
@@ -74,7 +80,7 @@ async def read_recording(request: Request, max_bytes: int) -> Upload:
         raise too_large(max_bytes)
     if not form:
         data = bytearray()
-        async for chunk in _chunks(request):
+        async for chunk in _chunks(request, hold):
             if len(data) + len(chunk) > max_bytes:
                 raise too_large(max_bytes)
             data += chunk
@@ -83,7 +89,7 @@ async def read_recording(request: Request, max_bytes: int) -> Upload:
         raise RequestError("The Content-Type of the form names no boundary. Let your HTTP client set it.")
     reader = _FormReader(options[b"boundary"], max_bytes)
     total = 0
-    async for chunk in _chunks(request):
+    async for chunk in _chunks(request, hold):
         total += len(chunk)
         if total > max_bytes + OVERHEAD:
             raise too_large(max_bytes)
@@ -98,7 +104,7 @@ def too_large(max_bytes: int) -> AudioTooLargeError:
     )
 
 
-async def _chunks(request: Request) -> AsyncIterator[bytes]:
+async def _chunks(request: Request, hold: Callable[[int], None]) -> AsyncIterator[bytes]:
     """The body as it comes.
 
     Raises:
@@ -119,6 +125,7 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
                 408,
                 f"No byte came for {IDLE_SECONDS:g} s, or fewer than {LEAST_PACE} a second. Send the recording again.",
             ) from error
+        hold(len(chunk))
         total += len(chunk)
         yield chunk
 
@@ -187,7 +194,8 @@ class _FormReader:
             raise RequestError("The form holds more than one file. Send one recording in each request.")
         given = options.get(b"filename", b"").decode("utf-8", "replace")
         # Some browsers send the whole path, of their own system's kind.
-        self._filename = printable(PurePosixPath(PureWindowsPath(given).name).name, "?") or None
+        name = printable(PurePosixPath(PureWindowsPath(given).name).name, "?")
+        self._filename = name[:MOST_NAME].strip() or None
 
     def _part_goes_on(self, data: bytes, start: int, end: int) -> None:
         if len(self._data) + end - start > self._max_bytes:
