@@ -1,12 +1,15 @@
-"""Heads and trailers that do not end."""
+"""Heads and trailers that do not end, or do not come."""
 
 from __future__ import annotations
 
 import socket
+import time
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+
+from voicevault.service import protocol
 
 START = b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -59,3 +62,60 @@ def test_long_heads_and_pipelines_that_do_end_are_answered(client: httpx.Client,
     )
     _, answer = pour(client, request * 3, last, len(last))
     assert answer.count(b"HTTP/1.1 200 ") == 4
+
+
+def closed_while_dripping(
+    client: httpx.Client, first: bytes, drop: bytes, most: int = 400
+) -> tuple[bool, bytes]:
+    """Sends `first` and then `drop` again and again; whether the server ends that, and what it answered until then."""
+    where = urlsplit(str(client.base_url))
+    answer = b""
+    with socket.create_connection((where.hostname, where.port), timeout=0.05) as connection:
+        connection.sendall(first)
+        for _ in range(most):
+            try:
+                connection.sendall(drop)
+                part = connection.recv(65536)
+            except TimeoutError:
+                continue
+            except OSError:
+                return True, answer
+            if not part:
+                return True, answer
+            answer += part
+    return False, answer
+
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "drop", "answers"),
+    [
+        (b"", b"", 0),
+        (b"GET /healthz HTTP/1.1\r\n", b"", 0),
+        (b"GET /healthz HTTP/1.1\r\nX: ", b"a", 0),
+        (b"", b"\r\n", 0),
+        (HEALTH, b"\r\n", 1),
+        (HEALTH * 3 + START + b"X: ", b"a", 3),
+    ],
+    ids=["nothing", "a line", "a letter at a time", "empty lines", "empty lines later", "after others"],
+)
+def test_a_head_that_does_not_come_is_not_waited_for(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, first: bytes, drop: bytes, answers: int
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 1.0)
+    closed, answer = closed_while_dripping(client, first, drop)
+    assert closed, "the server goes on waiting"
+    assert answer.count(b"HTTP/1.1 200 ") == answers
+
+
+def test_a_body_may_take_longer_than_a_head(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
+    where = urlsplit(str(client.base_url))
+    with socket.create_connection((where.hostname, where.port), timeout=10) as connection:
+        connection.sendall(START + b"Content-Length: 20\r\n\r\n")
+        for _ in range(20):
+            time.sleep(0.1)
+            connection.sendall(b"x")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 415 ")
