@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
+from threading import Barrier
 
 import httpx
 import pytest
 
 import voicevault
 from service.conftest import Serve, wait_until
+from voicevault.errors import CheckpointError
+from voicevault.service.health import WarmUp
 
 
 def test_alive(client: httpx.Client) -> None:
@@ -48,6 +52,34 @@ def test_not_ready_while_the_model_cannot_be_loaded(
         assert client.get("/healthz").status_code == 200
         weights.write_bytes(kept)
         wait_until(lambda: client.get("/readyz").status_code == 200)
+
+
+def test_two_who_ask_after_a_failure_begin_one_attempt() -> None:
+    class Vault:
+        attempts = 0
+        both = Barrier(2, timeout=30)
+
+        def ready(self) -> dict[str, object]:
+            self.both.wait()
+            return {}
+
+        def warm(self) -> dict[str, object]:
+            self.attempts += 1
+            if self.attempts == 1:
+                raise CheckpointError("It is being copied.")
+            return {}
+
+    async def ask(vault: Vault) -> list[str | None]:
+        warm_up = WarmUp(vault)  # type: ignore[arg-type]
+        warm_up.begin()
+        await warm_up.end()
+        found = await asyncio.gather(warm_up.readiness(), warm_up.readiness())
+        await warm_up.end()
+        return [one.code for one in found]
+
+    vault = Vault()
+    assert asyncio.run(ask(vault)) == ["STARTING", "STARTING"]
+    assert vault.attempts == 2
 
 
 def test_the_threshold_table_is_shown(client: httpx.Client) -> None:

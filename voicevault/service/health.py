@@ -45,8 +45,9 @@ class WarmUp:
             return schemas.Readiness(
                 ready=False, code=VoicevaultError.code, reason="The check failed. See the log."
             )
-        if self._failed:  # what was in the way is gone: load the rest
+        if self._failed and self._task.done():  # what was in the way is gone: load the rest
             self.begin()
+        if not self._task.done():  # begun here, or meanwhile by another who asked
             return STARTING
         known = {name: value for name, value in found.items() if name in schemas.Readiness.model_fields}
         return schemas.Readiness(ready=True, **known)
