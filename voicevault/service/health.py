@@ -15,6 +15,8 @@ from voicevault.vault import Vault
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["health"])
+END_SECONDS = 2.0
+"""How long the end of the service waits for an attempt under way."""
 STARTING = schemas.Readiness(
     ready=False, code="STARTING", reason="The model and the indexes are being loaded. Ask again in a moment."
 )
@@ -53,8 +55,9 @@ class WarmUp:
         return schemas.Readiness(ready=True, **known)
 
     async def end(self) -> None:
+        """Waits for an attempt under way, but not for long: where an index is being built, closing the vault ends that."""
         if self._task is not None:
-            await asyncio.wait([self._task])
+            await asyncio.wait([self._task], timeout=END_SECONDS)
 
     async def _run(self) -> None:
         try:

@@ -89,8 +89,8 @@ class Inference:
             self.held -= here
 
     def close(self) -> None:
-        """Waits for what runs."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        """Begins nothing more. What still runs is not waited for: nobody waits for its answer, and a decoder may hang."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class SmallBodyRoute(APIRoute):

@@ -77,5 +77,6 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.cycle.response_complete and not self.transport.is_closing():  # no other request waits behind it
+        none_waits = self.cycle.response_complete  # the newest request is answered
+        if none_waits and not self.transport.is_closing():
             self._await_head()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -18,8 +20,11 @@ from voicevault.service.protocol import HttpProtocol
 from voicevault.settings import Settings
 from voicevault.vault import Vault
 
-GRACE_SECONDS = 30
+log = logging.getLogger(__name__)
+GRACE_SECONDS = 25
 """How long requests under way may take to end when the server stops."""
+END_SECONDS = 30
+"""When a process that was told to stop is gone, whatever still runs in it."""
 
 
 def say(url: str) -> None:
@@ -27,16 +32,29 @@ def say(url: str) -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which says where it listens."""
+    """uvicorn's server, which says where it listens.
+
+    Attributes:
+        announce: Gets the URL when the server listens.
+        overdue: Called in a thread, `END_SECONDS` after the server was told to stop; None where others need the process.
+    """
 
     def __init__(self, config: uvicorn.Config, announce: Callable[[str], None]) -> None:
         super().__init__(config)
         self.announce = announce
+        self.overdue: Callable[[], None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self.announce(address(self.servers[0].sockets[0]))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.overdue is not None:
+            timer = threading.Timer(END_SECONDS, self.overdue)
+            timer.daemon = True
+            timer.start()
+        await super().shutdown(sockets)
 
 
 def address(listener: socket.socket) -> str:
@@ -61,7 +79,8 @@ def make_server(vault: Vault, settings: Settings, announce: Callable[[str], None
 
 
 def serve(settings: Settings, announce: Callable[[str], None] = say) -> None:
-    """Opens the vault, answers on `settings.host` and `settings.port` until SIGINT or SIGTERM, and closes the vault.
+    """Opens the vault, answers on `settings.host` and `settings.port` until SIGINT or SIGTERM, and closes the vault. That is all
+    the process is for: `END_SECONDS` after the signal it ends.
 
     Raises:
         SettingsError: It cannot listen there; and what `Vault.open` raises.
@@ -72,10 +91,17 @@ def serve(settings: Settings, announce: Callable[[str], None] = say) -> None:
             cores = available_cores()
             settings = settings.changed(threads=max(1, cores // (settings.concurrency or cores)))
         server = make_server(open_vault(settings, serving=True), settings, announce)
+        server.overdue = end_process
         # uvicorn raises the signal again when it has shut down; without a handler SIGTERM would then count as a crash.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
+
+
+def end_process() -> None:
+    """Ends the process at once: neither Python nor the system can end a thread that hangs, and Python waits for all of them."""
+    log.error("What still ran %g s after the server was told to stop is cut off.", END_SECONDS)
+    os._exit(1)
 
 
 def listen(settings: Settings) -> socket.socket:
