@@ -54,7 +54,8 @@ def decode(
     Raises:
         AudioNotFoundError, AudioTooLargeError, EmptyAudioError, UnsupportedAudioError: before anything is
         decoded. AudioOutOfRangeError: the rate, the number of channels or `channel`.
-        AudioTooLongError: longer than `limits.max_seconds`; noticed one sample after it.
+        AudioTooLongError: longer than `limits.max_seconds`; noticed one sample after it, or before anything is decoded
+        where the file has more pieces than so many seconds take.
         CorruptAudioError, InvalidSamplesError, SilentAudioError: what was decoded cannot be used.
     """
     data = _read(source, limits)
