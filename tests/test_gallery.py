@@ -15,7 +15,7 @@ import pytest
 from voicevault.errors import CollectionNotFoundError
 from voicevault.gallery import Galleries
 from voicevault.store import NewEnrollment, Store
-from voicevault.types import Embedding, Float32Array, Quality
+from voicevault.types import Embedding, Float32Array, IndexStats, Quality
 
 DIM = 8
 
@@ -300,6 +300,33 @@ def test_a_collection_made_anew_under_its_old_name(url: str, store: Store, tmp_p
         check(mine, store)
         enroll(other, 3)
     check(mine, store, 3)
+
+
+def test_a_collection_is_dropped_while_another_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        closing(Store(f"sqlite:///{tmp_path / 'voicevault.db'}")) as store,
+        closing(Galleries(store, tmp_path / "index")) as galleries,
+    ):
+        store.upgrade()
+        for name in ("dropped", "held", "opened"):
+            store.create_collection(name, "m", DIM)
+        galleries.current("dropped")
+        index, _ = galleries.current("held")
+        uuid, stats = store.delete_collection("dropped"), index.stats
+        dropping = threading.Thread(target=galleries.drop, args=(uuid,))
+
+        def slow() -> IndexStats:
+            if dropping.ident is None:
+                dropping.start()
+                dropping.join(0.5)  # it waits for whoever goes through what is held
+            return stats()
+
+        monkeypatch.setattr(index, "stats", slow)
+        galleries.current("opened")
+        dropping.join()
+        assert list(galleries._held) == [store.position(name).uuid for name in ("held", "opened")]
 
 
 def test_many_readers_while_somebody_writes(url: str, store: Store, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -194,7 +195,7 @@ class Galleries:
         # Under a new UUID the caller comes round again and finds it there.
         self._hold(Held(seen.uuid, collection, index, count))
         if discard and seen.uuid != position.uuid:
-            self._held.pop(position.uuid, None)
+            self._let_go(position.uuid)
 
     def _hold(self, held: Held) -> None:
         with self._lock:
@@ -224,7 +225,7 @@ class Galleries:
         """
         uuid = self._store.position(collection).uuid
         held = self._held.get(uuid)
-        if held is None and not self._files.base(uuid).exists():
+        if held is None and not os.path.exists(self._files.base(uuid)):
             self._files.discard(uuid)
             return
         self.current(collection)
@@ -259,7 +260,7 @@ class Galleries:
 
     def drop(self, uuid: str) -> None:
         """Lets go of a deleted collection, in memory and on disk."""
-        self._held.pop(uuid, None)
+        self._let_go(uuid)
         self._files.drop(uuid)
 
     def close(self) -> None:
@@ -271,6 +272,10 @@ class Galleries:
         self._held.clear()
         self._crew.close()
         self._devices.close()
+
+    def _let_go(self, uuid: str) -> None:
+        with self._lock:  # another thread may just be going through them
+            self._held.pop(uuid, None)
 
     def _delete_file(self, held: Held) -> None:
         with held.file:  # a save that runs may still hold what was removed
