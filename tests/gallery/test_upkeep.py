@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -15,13 +16,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.gallery.oracle import PROBES, TIERS, Oracle, start, url_of
-from voicevault.gallery import Galleries, Limits
-from voicevault.index import CompressedIndex, FlatIndex, claim
+from voicevault.errors import CollectionNotFoundError
+from voicevault.gallery import Galleries, Limits, files
+from voicevault.index import CompressedIndex, Crew, FlatIndex, claim
 from voicevault.store import Store
 
 COMPRESSED = TIERS["compressed"]
@@ -216,6 +219,62 @@ def test_whoever_waits_to_build_has_no_transaction_open(
         assert streams == ["c"]
         assert isinstance(galleries.current("c")[0], FlatIndex)
         oracle.check(galleries, PROBES[:5], 5)
+
+
+def test_a_folder_that_is_somebody_elses_is_read_and_no_more(
+    place: Path,
+    store: Store,
+    oracle: Oracle,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = place / "compressed"
+    lock = folder / f"{store.position('c').uuid}.lock"
+    lock.unlink(missing_ok=True)
+    lock.mkdir()  # which not even root can open for writing
+    opened = Path.open
+
+    def read_only(path: Path, mode: str = "r", *more: Any, **options: Any) -> Any:
+        if path.parent == folder and mode != "rb":
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return opened(path, mode, *more, **options)
+
+    monkeypatch.setattr(Path, "open", read_only)
+    limits = Limits(compress_from=4000, compact_after=10, compact_share=0)
+    with closing(Galleries(store, folder, limits)) as galleries, caplog.at_level(logging.WARNING):
+        oracle.check(galleries, PROBES, 5)
+        assert galleries.rebuilds == 0
+        oracle.enroll(store, {f"n{number}": number for number in range(20)})
+        oracle.check(galleries, PROBES, 5)
+        eventually(lambda: "cannot be written" in caplog.text)  # by the compaction that is due now
+        oracle.check(galleries, PROBES, 5)
+    assert "the upkeep of an index failed" not in caplog.text
+
+
+@pytest.mark.parametrize("work", ["build", "compaction", "change of tier"])
+def test_a_collection_that_is_deleted_while_its_file_is_written_leaves_none(
+    place: Path, store: Store, monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    """By another process, which deletes the files before there is one."""
+    folder, uuid = place / ("new" if work == "build" else "compressed"), store.position("c").uuid
+    write = "save_flat" if work == "change of tier" else "write_base"
+    written = {"write_base": files.write_base, "save_flat": FlatIndex.save}[write]
+
+    def late(*arguments: Any) -> None:
+        with closing(Store(url_of(place))) as other:
+            other.delete_collection("c")
+        files.IndexFiles(store, folder, COMPRESSED, threading.Event(), Crew(1)).drop(uuid)
+        written(*arguments)
+
+    if write == "write_base":
+        monkeypatch.setattr(files, write, late)
+    else:
+        monkeypatch.setattr(FlatIndex, "save", late)
+    limits = Limits() if work == "change of tier" else COMPRESSED
+    with closing(Galleries(store, folder, limits)) as galleries:
+        with pytest.raises(CollectionNotFoundError):
+            (galleries.current if work == "build" else galleries.compact)("c")
+        assert not [file for file in folder.iterdir() if file.suffix != ".lock"]
 
 
 def test_many_collections_are_opened_lazily_and_let_go_of(tmp_path: Path, oracle: Oracle) -> None:

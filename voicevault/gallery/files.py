@@ -7,14 +7,16 @@ compressed one, and ``.lock`` is held by the process that builds or compacts.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
 import numpy as np
 
-from voicevault.errors import IndexUnavailableError
+from voicevault.errors import CollectionNotFoundError, IndexUnavailableError, StoreError
 from voicevault.index import (
     Base,
     BuildStoppedError,
@@ -32,6 +34,7 @@ from voicevault.types import Float32Array, GalleryPosition, Int64Array
 log = logging.getLogger(__name__)
 
 Index = FlatIndex | CompressedIndex
+Blocks = Iterator[tuple[Int64Array, Float32Array]]
 _STEP = 1 << 12
 
 
@@ -93,8 +96,11 @@ class IndexFiles:
     def open(self, collection: str, position: GalleryPosition) -> Index | None:
         """The index from its file; None where there is none that can be used, which is logged."""
         found = None
-        if self.base(position.uuid).exists():
-            with claim(self._lock(position.uuid)) as mine:
+        if os.path.exists(
+            self.base(position.uuid)
+        ):  # `Path.exists` fails in a folder that may not be entered
+            # A folder that is read-only or somebody else's is theirs to clean.
+            with suppress(OSError), claim(self._lock(position.uuid)) as mine:
                 if mine:
                     self._clean(position.uuid)  # what was forgotten since must not stay in leftovers
             found = self._opened(collection, position, self.base(position.uuid))
@@ -116,14 +122,11 @@ class IndexFiles:
                     self._clean(uuid)
                     position, count, blocks = self._store.stream(collection)
                     if position.uuid == uuid and can_compress(count, position.dim):
-                        path = self.base(uuid)
-                        write_base(path, position, blocks, self._stop.is_set)
-                        self.flat(uuid).unlink(missing_ok=True)
-                        return position, CompressedIndex(Base(path, position, self._crew))
+                        return position, self._written(collection, position, blocks)
                     return position, FlatIndex.rebuild(position, *_joined(blocks, position.dim))
             except BuildStoppedError as error:
                 raise IndexUnavailableError("The index is being closed.") from error
-            except OSError as error:
+            except (OSError, SnapshotRejected) as error:  # the latter where it is deleted at once
                 log.warning("index file %s cannot be written: %s", self.base(uuid), error)
         position, keys, vectors = self._store.snapshot(collection)
         return position, FlatIndex.rebuild(position, keys, vectors)
@@ -155,13 +158,12 @@ class IndexFiles:
             compressed = isinstance(index, CompressedIndex)
             if self._limits.wants_base(stats.vectors, stats.dim, compressed):
                 position, blocks = _captured(index)
-                write_base(path, position, blocks, self._stop.is_set)
-                self.flat(uuid).unlink(missing_ok=True)
-                return CompressedIndex(Base(path, position, self._crew))
+                return self._written(collection, position, blocks)
             position, blocks = _captured(index)
             exact = FlatIndex.rebuild(position, *_joined(blocks, position.dim))
             exact.save(self.flat(uuid))
             path.unlink(missing_ok=True)
+            self._discard_if_gone(collection, uuid)
             return exact
 
     def discard(self, uuid: str) -> None:
@@ -179,6 +181,26 @@ class IndexFiles:
             path.unlink(missing_ok=True)
         except OSError as error:
             log.warning("index file %s cannot be deleted: %s", path, error)
+
+    def _written(self, collection: str, position: GalleryPosition, blocks: Blocks) -> CompressedIndex:
+        path = self.base(position.uuid)
+        write_base(path, position, blocks, self._stop.is_set)
+        self.flat(position.uuid).unlink(missing_ok=True)
+        index = CompressedIndex(Base(path, position, self._crew))
+        self._discard_if_gone(collection, position.uuid)
+        return index
+
+    def _discard_if_gone(self, collection: str, uuid: str) -> None:
+        """Deletes what was just written where the collection was deleted meanwhile: whoever did that found no file yet."""
+        try:
+            gone = self._store.position(collection).uuid != uuid
+        except CollectionNotFoundError:
+            gone = True
+        except StoreError as error:
+            log.warning("index file of collection %s is not kept: %s", uuid, error)
+            gone = True
+        if gone:
+            self.discard(uuid)
 
     def _opened(self, collection: str, position: GalleryPosition, path: Path) -> Index | None:
         reason = "has another history than the collection"
@@ -198,7 +220,7 @@ class IndexFiles:
             seen, position = position, self._store.position(collection)
             if (seen.uuid, seen.generation) == (position.uuid, position.generation):
                 break
-        if path.exists():
+        if os.path.exists(path):
             log.warning("index file %s %s; rebuilding from the database", path, reason)
         return None
 
@@ -211,7 +233,7 @@ class IndexFiles:
             leftover.unlink(missing_ok=True)
 
 
-def _captured(index: Index) -> tuple[GalleryPosition, Iterator[tuple[Int64Array, Float32Array]]]:
+def _captured(index: Index) -> tuple[GalleryPosition, Blocks]:
     if isinstance(index, CompressedIndex):
         return index.captured()
     position, keys, vectors = index.captured()
@@ -219,7 +241,7 @@ def _captured(index: Index) -> tuple[GalleryPosition, Iterator[tuple[Int64Array,
     return position, ((keys[at : at + _STEP], vectors[at : at + _STEP]) for at in steps)
 
 
-def _joined(blocks: Iterator[tuple[Int64Array, Float32Array]], dim: int) -> tuple[Int64Array, Float32Array]:
+def _joined(blocks: Blocks, dim: int) -> tuple[Int64Array, Float32Array]:
     keys, vectors = [np.empty(0, dtype=np.int64)], [np.empty((0, dim), dtype=np.float32)]
     for some_keys, some_vectors in blocks:
         keys.append(some_keys)

@@ -131,6 +131,8 @@ class Upkeep:
                 # just being caught up with: it is still due then.
                 with suppress(BuildStoppedError, CollectionNotFoundError, IndexUnavailableError):
                     self._renew(held)
+            except OSError as error:
+                log.warning("index file of collection %s cannot be written: %s", held.uuid, error)
             finally:
                 held.upkeep_after = time.monotonic() + _PAUSE
                 held.upkeep.release()

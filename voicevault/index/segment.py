@@ -164,7 +164,7 @@ class Segment:
         try:
             try:
                 self._file: BinaryIO = self.path.open("r+b", buffering=0)
-            except PermissionError:
+            except OSError:  # somebody else's, or on a disk that is read-only
                 self._file = self.path.open("rb", buffering=0)
             with file_lock(self._file, exclusive=False):
                 self._header = _read_header(self._file)
