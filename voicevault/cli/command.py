@@ -187,7 +187,7 @@ def add_group(app: typer.Typer, name: str, help: str) -> typer.Typer:
 def fail(session: Session, error: VoicevaultError) -> int:
     """Shows the error; returns its exit code."""
     if session.json:
-        session.answer({"error": error_document(error)})
+        session.line({"error": error_document(error)})  # it may follow the lines of other files
     else:
         session.note(f"Error: {error_text(error)}")
     return error.exit_code
