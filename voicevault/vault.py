@@ -348,9 +348,11 @@ class Vault:
         audio_root: Path | None = None,
     ) -> ImportSummary:
         """Bulk enrollment of a folder, a manifest or rows. See `voicevault.bulk.enroll_many`."""
-        from voicevault.bulk import enroll_many
+        from voicevault.bulk import enroll_many, refuse_overwriting
         from voicevault.manifest import read_corpus
 
+        if results is not None and isinstance(source, str | Path):
+            refuse_overwriting(results, source)
         model = self._model_of(collection)
         rows = read_corpus(source, audio_root) if isinstance(source, str | Path) else source
         return enroll_many(

@@ -8,6 +8,9 @@ import pytest
 from tests.cli.conftest import Run
 from voicevault.cli.enrollment import _results_file
 from voicevault.demo.tour import MANIFEST
+from voicevault.errors import RequestError
+from voicevault.settings import Settings
+from voicevault.vault import Vault
 
 
 def test_enroll_makes_a_speaker_with_name_tags_and_attributes(run: Run, ada: list[Path]) -> None:
@@ -32,6 +35,8 @@ def test_a_bad_recording_is_named_and_stops_no_other(run: Run, ada: list[Path], 
     assert bad["file"] == str(text) and bad["error"]["code"] == "AUDIO_UNSUPPORTED"
     assert good["speaker_id"] == "ada" and good["quality"]["speech_seconds"] > 3
     assert missing["error"]["code"] == "AUDIO_NOT_FOUND"
+    refused = run("enroll", "ada", ada[0], "--collection", "nowhere", "--json")
+    assert [line["error"]["code"] for line in refused.lines] == ["COLLECTION_NOT_FOUND"]
     assert run("enroll", "ada", text).err.startswith(f"{text}: ")
     nobody = run("enroll", "bob", text, "--name", "Bob")
     assert nobody.code == 3 and "[AUDIO_UNSUPPORTED]" in nobody.err and "SPEAKER" not in nobody.err
@@ -136,6 +141,23 @@ def test_a_loose_recording_is_named(run: Run, ada: list[Path], tmp_path: Path) -
 
 def test_imports_at_once_have_a_results_file_each(tmp_path: Path) -> None:
     assert len({_results_file(tmp_path, Path("corpus.tsv")) for _ in range(5)}) == 5
+
+
+def test_results_never_replace_the_manifest(run: Run, corpus: Path, tmp_path: Path, tiny_model: Path) -> None:
+    before = corpus.read_bytes()
+    other = tmp_path / "other.tsv"
+    other.symlink_to(corpus)
+    for results in (corpus, other):
+        told = run("import", corpus, "--results", results, "--json")
+        assert told.code == 2
+        assert told.json["error"]["code"] == "INVALID_REQUEST"
+        assert "would replace the manifest" in told.json["error"]["message"]
+    with (
+        Vault.open(Settings(home=tmp_path / "home", model=str(tiny_model))) as vault,
+        pytest.raises(RequestError, match="would replace the manifest"),
+    ):
+        vault.enroll_many(corpus, results=corpus)
+    assert corpus.read_bytes() == before
 
 
 def test_import_refuses_what_is_no_manifest(run: Run, tmp_path: Path) -> None:

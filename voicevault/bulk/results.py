@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,15 @@ from voicevault.errors import RequestError
 from voicevault.types import RowOutcome
 
 _FIELDS = [field.name for field in fields(RowOutcome)]
+
+
+def refuse_overwriting(results: Path, source: str | Path) -> None:
+    """Raises RequestError where the results would replace the manifest that they are of."""
+    with suppress(OSError):  # one of them is not there
+        if results.samefile(source):
+            raise RequestError(
+                f"The results would replace the manifest {source}; give another file.", path=str(results)
+            )
 
 
 class ResultFile:

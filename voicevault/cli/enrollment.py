@@ -148,10 +148,13 @@ def import_corpus(
     Can be interrupted and run again: it skips what is enrolled. Exit code 12: some recordings were rejected; the results
     file tells why.
     """
+    from voicevault.bulk import refuse_overwriting
     from voicevault.cli.progress import Progress
     from voicevault.manifest import loose_recordings, read_corpus
     from voicevault.types import DuplicatePolicy
 
+    if results is not None:
+        refuse_overwriting(results, source)
     rows, loose = read_corpus(source, audio_root), loose_recordings(source)
     if loose:
         session.err.print(
