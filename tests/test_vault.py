@@ -198,6 +198,27 @@ def test_the_same_recording_again(people: Voices, vault: Vault) -> None:
     assert vault.enroll("bob", file).source_sha256 == first.source_sha256  # of another speaker it is new
 
 
+def test_what_is_refused_or_skipped_is_not_embedded(
+    people: Voices, vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = people["ada"][0]
+    first = vault.enroll("ada", file)
+
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("there is no need for that")
+
+    pipeline = vault.pipeline
+    monkeypatch.setattr(pipeline, "embed", work)
+    with pytest.raises(DuplicateRecordingError) as caught:
+        vault.enroll("ada", file)
+    assert caught.value.facts == {"speaker": "ada", "source_sha256": first.source_sha256}
+    assert vault.enroll("ada", file, duplicates="skip") == first
+    monkeypatch.setattr(pipeline, "prepare", work)
+    for speaker, name in (("", None), ("a\0da", None), ("x" * 256, None), ("ada", "a\nb"), ("ada", "")):
+        with pytest.raises(RequestError, match="source name" if speaker == "ada" else "speaker id"):
+            vault.enroll(speaker, file, source_name=name)
+
+
 def test_policies_for_duplicates_may_be_texts(people: Voices, vault: Vault) -> None:
     file = people["ada"][0]
     first = vault.enroll("ada", file)

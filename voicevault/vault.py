@@ -27,6 +27,7 @@ from voicevault.scoring.decide import identification_threshold, verification_thr
 from voicevault.scoring.policy import Policy
 from voicevault.settings import Settings
 from voicevault.store import UNSET, Store, Unset
+from voicevault.store.checks import check_labels
 from voicevault.text import printable
 from voicevault.types import (
     AudioSource,
@@ -314,17 +315,22 @@ class Vault:
             AudioError: The recording cannot be used; NotEnoughSpeechError below `min_enroll_speech` seconds.
             SpeakerNotFoundError: `create` is off and there is no such speaker.
             DuplicateRecordingError: The recording is there and `duplicates` is None.
+            RequestError: `speaker_id` or `source_name` cannot be kept.
         """
+        check_labels(speaker_id, source_name)  # before the work of decoding
         policy = None if duplicates is None else _policy(duplicates)
         model = self._model_of(collection)
         if not create:
             self._store.speaker(collection, speaker_id)
         if source_name is None and isinstance(recording, str | Path):
             source_name = printable(Path(recording).name, "?")
-        embedding = model.pipeline.embed_one(
-            recording,
+        prepared = model.pipeline.prepare(recording, channel)
+        there = self._store.enrolled(collection, speaker_id, prepared.source_sha256, policy)
+        if there is not None:
+            return there
+        [embedding] = model.pipeline.embed(
+            [prepared],
             min_speech=self._settings.min_enroll_speech,
-            channel=channel,
             keep_audio=self._store.keeps_audio(collection),
         )
         return self._store.add_enrollment(

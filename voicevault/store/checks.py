@@ -34,6 +34,13 @@ def can_be_id(value: str) -> bool:
         return False
 
 
+def check_labels(speaker_id: str, source_name: str | None) -> None:
+    """Raises: RequestError where no recording can be enrolled for such a speaker, or under such a name."""
+    checked_text(speaker_id, "speaker id")
+    if source_name is not None:
+        checked_text(source_name, "source name", 4096)
+
+
 def checked_name(value: str | None) -> str | None:
     return None if value is None else checked_text(value, "name", 1024)
 

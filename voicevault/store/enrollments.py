@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -14,10 +15,10 @@ from sqlalchemy.orm import Session
 from voicevault.errors import DuplicateRecordingError, EnrollmentNotFoundError, SpeakerNotFoundError
 from voicevault.store.checks import (
     check_embedding,
+    check_labels,
     checked_attributes,
     checked_name,
     checked_tags,
-    checked_text,
 )
 from voicevault.store.database import Database, Write, find_collection
 from voicevault.store.speakers import find_speaker, new_speaker, set_tags
@@ -50,9 +51,7 @@ class KeptEnrollment:
 
 
 def _checked(row: NewEnrollment) -> NewEnrollment:
-    checked_text(row.speaker_id, "speaker id")
-    if row.source_name is not None:
-        checked_text(row.source_name, "source name", 4096)
+    check_labels(row.speaker_id, row.source_name)
     return NewEnrollment(
         row.speaker_id,
         row.embedding,
@@ -60,6 +59,14 @@ def _checked(row: NewEnrollment) -> NewEnrollment:
         checked_name(row.name),
         None if row.attributes is None else checked_attributes(row.attributes),
         None if row.tags is None else checked_tags(row.tags),
+    )
+
+
+def _duplicate(speaker_id: str, source_sha256: str) -> DuplicateRecordingError:
+    return DuplicateRecordingError(
+        f"This recording is enrolled for {speaker_id!r} already.",
+        speaker=speaker_id,
+        source_sha256=source_sha256,
     )
 
 
@@ -165,12 +172,29 @@ class Enrollments(Database):
         """Enrolls one recording in one transaction; see `add_enrollments`. SKIP returns the one there."""
         row = NewEnrollment(speaker_id, embedding, source_name, name, attributes, tags)
         enrollment = self.add_enrollments(collection, [row], create_speakers=create_speaker, policy=policy)[0]
-        if enrollment is not None:
-            return enrollment
-        for there in self.enrollments(collection, speaker_id):
-            if there.source_sha256 == embedding.source_sha256:
-                return there
-        raise EnrollmentNotFoundError("The enrollment that was there has just been forgotten; try again.")
+        enrollment = enrollment or self.enrolled(collection, speaker_id, embedding.source_sha256, policy)
+        if enrollment is None:
+            raise EnrollmentNotFoundError("The enrollment that was there has just been forgotten; try again.")
+        return enrollment
+
+    def enrolled(
+        self, collection: str, speaker_id: str, source_sha256: str, policy: DuplicatePolicy | None
+    ) -> Enrollment | None:
+        """The enrollment that is there in place of a new one of this recording; None where a new one is to be made.
+
+        Raises:
+            CollectionNotFoundError: There is no such collection.
+            DuplicateRecordingError: It is there already and no policy is given.
+        """
+        if policy not in (None, DuplicatePolicy.SKIP):
+            return None
+        with suppress(SpeakerNotFoundError):
+            for there in self.enrollments(collection, speaker_id):
+                if there.source_sha256 == source_sha256:
+                    if policy is None:
+                        raise _duplicate(speaker_id, source_sha256)
+                    return there
+        return None
 
     def add_enrollments(
         self,
@@ -215,11 +239,7 @@ class Enrollments(Database):
                 source = (key, new.embedding.source_sha256)
                 if source in there:
                     if policy is None:
-                        raise DuplicateRecordingError(
-                            f"This recording is enrolled for {new.speaker_id!r} already.",
-                            speaker=new.speaker_id,
-                            source_sha256=source[1],
-                        )
+                        raise _duplicate(new.speaker_id, source[1])
                     if policy is DuplicatePolicy.SKIP:
                         answers.append(None)
                         continue
