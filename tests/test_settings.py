@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from voicevault.bootstrap import resolve_settings
-from voicevault.errors import SettingsError
+from voicevault.bootstrap import model_folder, resolve_settings
+from voicevault.errors import ModelNotFoundError, SettingsError
 from voicevault.settings import Settings, masked
 
 
@@ -44,6 +44,19 @@ def test_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert settings.models_folder == settings.home / "models"
     monkeypatch.chdir(tmp_path)
     assert Settings(home="here").home == tmp_path / "here"
+
+
+def test_users_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"VOICEVAULT_HOME.*no home for ~nosuchuser"):
+        Settings(home="~nosuchuser/voices")
+    with pytest.raises(ModelNotFoundError, match="~nosuchuser"):
+        model_folder(Settings(home=tmp_path, model="~nosuchuser/model"))
+    monkeypatch.delenv("XDG_DATA_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000_000)  # as in a container that runs as anybody
+    with pytest.raises(SettingsError, match="Set VOICEVAULT_HOME"):
+        Settings()
+    assert Settings(home=tmp_path).home == tmp_path
 
 
 @pytest.mark.parametrize(

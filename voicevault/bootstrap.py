@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -57,7 +58,8 @@ def make_folder(folder: Path) -> None:
 
 def model_folder(settings: Settings) -> Path:
     """The folder of the model that the settings name. Raises ModelNotFoundError."""
-    named, given = settings.models_folder / settings.model, Path(settings.model).expanduser()
+    # `Path.expanduser` would fail at a user who does not exist; this leaves such a name as it is.
+    named, given = settings.models_folder / settings.model, Path(os.path.expanduser(settings.model))
     for folder in (named, given):
         if (folder / "config.json").is_file():
             return folder

@@ -19,9 +19,18 @@ MOST_WORKERS = 1024
 
 
 def default_home() -> Path:
-    """``$XDG_DATA_HOME/voicevault``, or ``~/.local/share/voicevault`` where that is unset or relative."""
+    """``$XDG_DATA_HOME/voicevault``, or ``~/.local/share/voicevault`` where that is unset or relative.
+
+    Raises:
+        SettingsError: The user has no home.
+    """
     base = Path(os.environ.get("XDG_DATA_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".local" / "share") / "voicevault"
+    try:
+        return (base if base.is_absolute() else Path.home() / ".local" / "share") / "voicevault"
+    except RuntimeError as error:  # neither HOME nor an entry in the list of users
+        raise SettingsError(
+            f"There is no folder for the data: your home is unknown. Set {PREFIX}HOME."
+        ) from error
 
 
 class Settings(BaseSettings):
@@ -98,7 +107,10 @@ class Settings(BaseSettings):
     @field_validator("home", mode="after")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        try:
+            return value.expanduser().absolute()
+        except RuntimeError as error:
+            raise ValueError(f"there is no home for {value.parts[0]}") from error
 
     @field_validator("allowed_hosts", mode="before")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +44,9 @@ def import_model(
         CheckpointError: The files are incomplete, damaged, or no model that can be run here. Nothing in them is executed.
         RequestError, ModelExistsError: The name, or the front-end's settings.
     """
-    path = path.expanduser().absolute()
+    path = Path(
+        os.path.expanduser(path)
+    ).absolute()  # leaves a user who does not exist as it is, to be told below
     kind = kind_of(path)
     if kind != "onnx" and (frontend is not None or settings):
         raise RequestError(f"{path} says itself which front-end it needs; only for ONNX files is it given.")
