@@ -111,3 +111,6 @@ def test_an_address_that_is_taken_is_named(tiny_model: Path, tmp_path: Path) -> 
     assert not list(tmp_path.iterdir()), "nothing was opened"
     with pytest.raises(SettingsError, match=r"no-such-host\.invalid"):
         listen(Settings(host="no-such-host.invalid", port=0))
+    for wrong in ("a..b", "x" * 64):
+        with pytest.raises(SettingsError, match=f"Cannot listen on {wrong} port 0.*VOICEVAULT_HOST"):
+            listen(Settings(host=wrong, port=0))

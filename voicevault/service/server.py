@@ -111,9 +111,9 @@ def listen(settings: Settings) -> socket.socket:
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         return socket.create_server(where[:2], family=family, backlog=2048)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for what can be no host's name
         raise SettingsError(
-            f"Cannot listen on {settings.host} port {settings.port}: {error.strerror or error}."
+            f"Cannot listen on {settings.host} port {settings.port}: {getattr(error, 'strerror', None) or error}."
             " Set another VOICEVAULT_HOST or VOICEVAULT_PORT, or stop what listens there.",
             host=settings.host,
             port=settings.port,
