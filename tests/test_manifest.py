@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +61,18 @@ def test_table_with_a_header(tmp_path: Path) -> None:
     assert [row.path for row in elsewhere] == [tmp_path / "audio" / "a b.wav", Path("/abs/c.wav")]
 
 
+def test_lines_end_at_line_ends_alone(tmp_path: Path) -> None:
+    for name, comma in (("m.tsv", "\t"), ("m.csv", ",")):
+        for end in ("\n", "\r\n"):
+            for odd in ("\u2028", "\u2029", "\x85", "\f", "\v", "\x1e"):
+                lines = [("path", "speaker", "room"), ("a.wav", "ada", f"the{odd}hall"), ("b.wav", "bob", "")]
+                text = end.join(comma.join(line) for line in lines) + end
+                assert read_corpus(write(tmp_path, name, text)) == [
+                    ManifestRow(tmp_path / "a.wav", "ada", attributes={"room": f"the{odd}hall"}),
+                    ManifestRow(tmp_path / "b.wav", "bob"),
+                ]
+
+
 def test_quotes_in_a_tab_separated_table_mean_nothing(tmp_path: Path) -> None:
     (row,) = read_corpus(write(tmp_path, "m.tsv", 'path\tspeaker\tname\nx.wav\tada\t"Ada\n'))
     assert row.name == '"Ada'
@@ -99,6 +115,7 @@ def test_json_lines(tmp_path: Path) -> None:
         ("m.csv", 'path,speaker\n"a.wav,ada\n', 2, ""),
         ("m.jsonl", '{"path": "a.wav", "speaker": "ada"}\n{"path": \n', 2, "not JSON"),
         ("m.jsonl", "\n[1, 2]\n", 2, "not a JSON object"),
+        ("m.jsonl", "\n" + "[" * 100_000, 2, "not JSON"),
         ("m.jsonl", '{"path": ["a"], "speaker": "ada"}', 1, "path is not a text"),
         ("m.jsonl", '{"path": "a", "speaker": true}', 1, "speaker is not a text"),
         ("m.jsonl", '{"path": "a", "speaker": "b", "tags": [1]}', 1, "tags is not a list of texts"),
@@ -111,6 +128,33 @@ def test_the_line_where_it_is_wrong(tmp_path: Path, name: str, text: str, line: 
     assert caught.value.message.startswith(f"{path}, line {line}: ")
     assert words in caught.value.message
     assert caught.value.facts == {"path": str(path), "line": line}
+
+
+@pytest.mark.parametrize("closed", [".", "ada", "ada/day two"])
+def test_a_folder_that_may_not_be_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    (tmp_path / "ada/day two").mkdir(parents=True)
+    (tmp_path / "ada/1.wav").touch()
+    locked, denied = tmp_path / closed, os.strerror(errno.EACCES)
+
+    def deny(call: Callable[..., Any]) -> Callable[..., Any]:
+        # Root may list every folder, so the system's calls answer as for somebody else.
+        def asked(folder: object = ".", *more: object) -> Any:
+            if Path(str(folder)) == locked:
+                raise PermissionError(errno.EACCES, denied, str(folder))
+            return call(folder, *more)
+
+        return asked
+
+    monkeypatch.setattr(os, "listdir", deny(os.listdir))
+    monkeypatch.setattr(os, "scandir", deny(os.scandir))
+    with pytest.raises(ManifestError) as caught:
+        read_corpus(tmp_path)
+    assert caught.value.message == f"{locked} cannot be read: {denied}."
+    if closed == ".":
+        with pytest.raises(ManifestError, match="cannot be read"):
+            loose_recordings(tmp_path)
 
 
 def test_what_is_no_manifest(tmp_path: Path) -> None:

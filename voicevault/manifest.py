@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,15 +50,11 @@ def read_corpus(source: str | Path, audio_root: str | Path | None = None) -> lis
         ManifestError: It cannot be read; with the line where there is one.
     """
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # `Path.is_dir` fails below a folder that may not be entered
         return _folder(path)
     root = Path(audio_root) if audio_root is not None else path.parent
-    try:
+    with _reading(path):
         text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path} is not UTF-8 text; is it a manifest?", path=str(path)) from error
-    except OSError as error:
-        raise ManifestError(f"{path} cannot be read: {error.strerror}.", path=str(path)) from error
     kind = path.suffix.lower()
     records = _json_lines(path, text) if kind in (".jsonl", ".ndjson") else _table(path, text, kind == ".csv")
     rows = [_row(path, line, record, root) for line, record in records]
@@ -64,14 +63,26 @@ def read_corpus(source: str | Path, audio_root: str | Path | None = None) -> lis
     return rows
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path} is not UTF-8 text; is it a manifest?", path=str(path)) from error
+    except OSError as error:
+        path = Path(error.filename or path)
+        raise ManifestError(f"{path} cannot be read: {error.strerror}.", path=str(path)) from error
+
+
 def _folder(root: Path) -> list[ManifestRow]:
-    rows = [
-        ManifestRow(file, speaker.name)
-        for speaker in sorted(root.iterdir())
-        if speaker.is_dir() and not speaker.name.startswith(".")
-        for file in sorted(speaker.rglob("*"))
-        if _may_be_audio(file)
-    ]
+    with _reading(root):
+        rows = [
+            ManifestRow(file, speaker.name)
+            for speaker in sorted(root.iterdir())
+            if speaker.is_dir() and not speaker.name.startswith(".")
+            for file in _files_below(speaker)
+            if _may_be_audio(file)
+        ]
     if not rows:
         raise ManifestError(
             f"{root} holds no recordings in folders of their speakers (speaker/recording).", path=str(root)
@@ -79,10 +90,22 @@ def _folder(root: Path) -> list[ManifestRow]:
     return rows
 
 
+def _files_below(folder: Path) -> list[Path]:
+    def refuse(error: OSError) -> NoReturn:  # `Path.rglob` would leave out what it may not list
+        raise error
+
+    return sorted(Path(at, name) for at, _, names in os.walk(folder, onerror=refuse) for name in names)
+
+
 def loose_recordings(source: str | Path) -> list[Path]:
-    """Recordings that lie in a folder of speakers without a folder of their own: nobody's, so `read_corpus` leaves them out."""
+    """Recordings that lie in a folder of speakers without a folder of their own: nobody's, so `read_corpus` leaves them out.
+
+    Raises:
+        ManifestError: The folder cannot be listed.
+    """
     root = Path(source)
-    return [file for file in sorted(root.iterdir()) if _may_be_audio(file)] if root.is_dir() else []
+    with _reading(root):
+        return [file for file in sorted(root.iterdir()) if _may_be_audio(file)] if root.is_dir() else []
 
 
 def _may_be_audio(file: Path) -> bool:
@@ -99,7 +122,7 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             record = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             _fail(path, line, f"not JSON ({error})")
         if not isinstance(record, dict):
             _fail(path, line, "not a JSON object")
@@ -107,7 +130,7 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _table(path: Path, text: str, commas: bool) -> Iterator[tuple[int, dict[str, Any]]]:
-    lines = text.splitlines(keepends=True)
+    lines = io.StringIO(text)  # unlike `splitlines`, it ends no line within a name, at U+2028 for one
     reader = (
         csv.reader(lines, strict=True)
         if commas
