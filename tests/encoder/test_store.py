@@ -17,8 +17,14 @@ import torch
 from voicevault.encoder import load_encoder
 from voicevault.encoder.checkpoint import SpeakerModel, load_checkpoint, save_checkpoint
 from voicevault.encoder.importing import import_model
-from voicevault.encoder.store import SHIPPED, ModelStore, Source
-from voicevault.errors import CheckpointError, ModelExistsError, ModelNotFoundError, RequestError
+from voicevault.encoder.store import SHIPPED, ModelStore, Source, StoredModel
+from voicevault.errors import (
+    CheckpointError,
+    ModelExistsError,
+    ModelNotFoundError,
+    RequestError,
+    SettingsError,
+)
 from voicevault.types import Float32Array
 
 
@@ -102,6 +108,40 @@ def test_what_fails_leaves_nothing(store: ModelStore) -> None:
     with pytest.raises(KeyboardInterrupt):
         store.add("x", write)
     assert not list(store.folder.iterdir())
+
+
+def test_a_store_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    store = ModelStore(tmp_path / "file" / "models")
+    for put in (lambda: import_model(store, folder, "x"), lambda: store.keep(folder)):
+        with pytest.raises(SettingsError, match="VOICEVAULT_HOME") as caught:
+            put()
+        assert caught.value.facts == {"folder": str(store.folder)}
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_a_disk_that_is_full(
+    folder: Path, store: ModelStore, small_model: Callable[..., SpeakerModel], copied: bool
+) -> None:
+    """A limit on the size of files stands for it."""
+
+    def write(work: Path) -> Source:
+        save_checkpoint(small_model(2), work)
+        return Source("speechbrain", "elsewhere")
+
+    def put() -> StoredModel:
+        return import_model(store, folder, "x") if copied else store.add("x", write)
+
+    resource = pytest.importorskip("resource", reason="there are no limits on the size of files here")
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, most[1]))
+    try:
+        with pytest.raises(SettingsError, match=r"cannot be put into .*Make room there"):
+            put()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert not list(store.folder.iterdir())
+    assert put().problem is None
 
 
 def test_a_process_that_dies_while_importing_leaves_no_model(store: ModelStore) -> None:

@@ -22,7 +22,13 @@ from typing import Any
 
 from voicevault import __version__
 from voicevault.encoder.lazy import ModelIdentity, default_model_dir, read_identity
-from voicevault.errors import CheckpointError, ModelExistsError, ModelNotFoundError, RequestError
+from voicevault.errors import (
+    CheckpointError,
+    ModelExistsError,
+    ModelNotFoundError,
+    RequestError,
+    SettingsError,
+)
 
 SOURCE_FILE = "source.json"
 SHIPPED = "default"
@@ -132,6 +138,7 @@ class ModelStore:
             RequestError: The name cannot be one.
             ModelExistsError: There is one of this name and `replace` is off.
             CheckpointError: What was written cannot be loaded.
+            SettingsError: The store cannot be written.
         """
         self.check_name(name)
         target = self.folder / name
@@ -139,7 +146,7 @@ class ModelStore:
             raise ModelExistsError(
                 f"There is a model {name!r} in {self.folder}. Choose another name, or replace it.", model=name
             )
-        with self._workplace() as work:
+        with self._writing(), self._workplace() as work:
             source = write(work)
             (work / SOURCE_FILE).write_text(json.dumps(asdict(source), indent=2) + "\n", encoding="utf-8")
             if check:
@@ -201,6 +208,19 @@ class ModelStore:
                 f" {SHIPPED!r}, which is the one that comes with the package.",
                 name=name,
             )
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except (OSError, SafetensorError) as error:  # weights that cannot be written fail as the latter
+            raise SettingsError(
+                f"The model cannot be put into {self.folder}: {error}. Make room there, or set VOICEVAULT_HOME to another"
+                " folder.",
+                folder=str(self.folder),
+            ) from error
 
     @contextmanager
     def _workplace(self) -> Iterator[Path]:
