@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.server
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +18,13 @@ import pytest
 from voicevault.encoder.checkpoint import SpeakerModel, save_checkpoint
 from voicevault.encoder.hub import choose, pull
 from voicevault.encoder.store import SHIPPED, ModelStore
-from voicevault.errors import CheckpointError, HubUnavailableError, ModelNotFoundError, RequestError
+from voicevault.errors import (
+    CheckpointError,
+    HubUnavailableError,
+    ModelNotFoundError,
+    RequestError,
+    SettingsError,
+)
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -148,6 +156,27 @@ def test_without_a_network_it_says_what_to_do(store: ModelStore) -> None:
         with pytest.raises(HubUnavailableError, match="voicevault models import FOLDER") as caught:
             pull(store, "us/small", endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}")
     assert caught.value.facts["repository"] == "us/small"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_disk_that_takes_nothing_is_not_the_hubs(
+    hub: type[Hub], store: ModelStore, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), "/full/model.safetensors")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.hf_hub_download", fail)
+    with pytest.raises(SettingsError, match=f"{os.strerror(number)}.*/full/model.*TMPDIR"):
+        pull(store, "us/small", endpoint=hub.endpoint)  # type: ignore[attr-defined]
+
+
+def test_no_folder_to_download_to(
+    hub: type[Hub], store: ModelStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
+    with pytest.raises(SettingsError, match="TMPDIR"):
+        pull(store, "us/small", endpoint=hub.endpoint)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("repository", ["small", "a/b/c", "../../etc", "https://x/y", "us/", "-x/y"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -13,8 +14,16 @@ from typing import Any
 
 from voicevault.encoder.importing import KINDS, import_model
 from voicevault.encoder.store import ModelStore, StoredModel
-from voicevault.errors import CheckpointError, HubUnavailableError, ModelNotFoundError, RequestError
+from voicevault.errors import (
+    CheckpointError,
+    HubUnavailableError,
+    ModelNotFoundError,
+    RequestError,
+    SettingsError,
+)
 
+_OWN_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+"""What no hub answers: these failures are of this machine."""
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -41,6 +50,7 @@ def pull(
 
     Raises:
         HubUnavailableError: There is no network, or the hub does not give the files.
+        SettingsError: There is no room for the files, or no permission to write them.
         ModelNotFoundError: The hub has no such repository or revision.
         CheckpointError, RequestError, ModelExistsError: As `import_model`.
     """
@@ -58,7 +68,11 @@ def pull(
         info = api.model_info(repository, revision=revision, files_metadata=True, timeout=30)
     sizes = {file.rfilename: file for file in info.siblings or ()}
     wanted = choose(list(sizes))
-    with tempfile.TemporaryDirectory(prefix="voicevault-pull-") as folder:
+    try:
+        workplace = tempfile.TemporaryDirectory(prefix="voicevault-pull-")
+    except OSError as error:
+        raise _unwritable(error) from error
+    with workplace as folder:
         for file in wanted:
             if progress is not None:
                 progress(file)
@@ -115,6 +129,12 @@ def _check(path: Path, known: Any) -> None:
         )
 
 
+def _unwritable(error: OSError) -> SettingsError:
+    return SettingsError(
+        f"What is downloaded cannot be written: {error}. Make room there, or set TMPDIR to another folder."
+    )
+
+
 @contextmanager
 def _explained(repository: str, revision: str | None, endpoint: str) -> Iterator[None]:
     """Turns what the hub's client raises into errors that say what to do."""
@@ -138,6 +158,8 @@ def _explained(repository: str, revision: str | None, endpoint: str) -> Iterator
             model=repository,
         ) from error
     except Exception as error:  # its HTTP client has changed between releases, and its exceptions with it
+        if isinstance(error, OSError) and error.errno in _OWN_DISK:
+            raise _unwritable(error) from error
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise HubUnavailableError(
             f"{endpoint} does not answer ({reason}). Without a network, download the files of {repository} on another machine,"
