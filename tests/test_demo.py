@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -125,6 +126,18 @@ def test_wrong_answers_are_shown_and_fail_the_demo(
     )
     assert (home / "demo" / "voicevault.db").is_file()
     assert not (home / "own.db").exists() and not (home / "voicevault.db").exists()
+
+
+def test_voices_that_cannot_be_enrolled_are_wrong_answers(
+    tmp_path: Path, tiny_model: Path, port: int
+) -> None:
+    told = demo(tmp_path, tiny_model, port, "--min-enroll-speech", "100")
+    assert told.returncode == 13, told.stderr
+    assert "WRONG: 48 recordings were rejected" in told.stdout
+    assert "WRONG: 14 of 17 answers, and 48 recordings were rejected." in told.stdout
+    claims = told.stdout.split("5. Verify")[1]
+    assert len(re.findall("not enrolled.*WRONG", claims)) == 2
+    assert "Traceback" not in told.stderr
 
 
 @pytest.fixture(scope="module")

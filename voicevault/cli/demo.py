@@ -71,9 +71,11 @@ def run(session: Session) -> int:
     rights = [one.right for one in (*questions, *strangers)] + [one.right for one in claims]
     wrong = rights.count(False) + done.rejected
     tell("")
-    tell(
-        f"All {len(rights)} answers are right." if not wrong else f"WRONG: {wrong} of {len(rights)} answers."
-    )
+    if not wrong:
+        tell(f"All {len(rights)} answers are right.")
+    else:
+        rejected = f", and {done.rejected} recordings were rejected" if done.rejected else ""
+        tell(f"WRONG: {rights.count(False)} of {len(rights)} answers{rejected}.")
     if session.json:
         session.answer(
             {
@@ -92,9 +94,9 @@ def run(session: Session) -> int:
 def _show_questions(session: Session, questions: Sequence[Question]) -> None:
     rows = []
     for one in questions:
-        best, *others = one.answer["candidates"]
-        nearest = f"{best['speaker_id']} {best['score']:.2f}"
-        second = f"{others[0]['speaker_id']} {others[0]['score']:.2f}" if others else ""
+        # Fewer where recordings were rejected at the enrollment.
+        found = [f"{best['speaker_id']} {best['score']:.2f}" for best in one.answer["candidates"][:2]]
+        nearest, second = [*found, "", ""][:2]
         answer = one.answer["speaker_id"] or "nobody"
         verdict = "right" if one.right else "WRONG"
         rows.append((one.voice, answer, nearest, second, f"{1000 * one.seconds:.0f} ms", verdict))
@@ -112,17 +114,14 @@ def _show_candidates(session: Session, question: Question) -> None:
 
 
 def _show_claims(session: Session, claims: Sequence[Claim]) -> None:
-    rows = [
-        (
-            one.voice,
-            one.claimed,
-            "accepted" if one.answer["accepted"] else "rejected",
-            f"{one.answer['score']:.2f}",
-            f"{one.answer['threshold']['value']:.2f}",
-            "right" if one.right else "WRONG",
-        )
-        for one in claims
-    ]
+    rows = []
+    for one in claims:
+        if "accepted" in one.answer:
+            answer = "accepted" if one.answer["accepted"] else "rejected"
+            numbers = f"{one.answer['score']:.2f}", f"{one.answer['threshold']['value']:.2f}"
+        else:
+            answer, numbers = "not enrolled", ("", "")
+        rows.append((one.voice, one.claimed, answer, *numbers, "right" if one.right else "WRONG"))
     _indented(
         session,
         render.table(
