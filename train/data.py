@@ -80,16 +80,10 @@ class SpeechCache:
         Raises:
             ManifestError: Not one recording can be used, or not one of the first 200.
         """
+        files = [(root / u.path).stat() for u in utterances]
         facts = [
-            (
-                u.path,
-                u.speaker,
-                u.source,
-                u.session,
-                (found := (root / u.path).stat()).st_size,
-                found.st_mtime_ns,
-            )
-            for u in utterances
+            (u.path, u.speaker, u.source, u.session, file.st_size, file.st_mtime_ns)
+            for u, file in zip(utterances, files, strict=True)
         ]
         own = folder / hashlib.sha256(json.dumps([str(root.absolute()), facts]).encode()).hexdigest()[:16]
         index, data = own / "speech.json", own / "speech.int16"
@@ -146,6 +140,11 @@ class SpeechCache:
         return (self.samples[utterance.start : utterance.stop] / np.float32(32768)).astype(np.float32)
 
 
+def one_name(alike: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Sources that were recorded alike, each with the name of the collection that they are together."""
+    return {source: group[0] for group in alike for source in group}
+
+
 class BatchSampler:
     """Two crops from different recordings (different sessions where there are several) of each drawn speaker: the first from
     the source that was drawn, the second from any source that has the speaker.
@@ -188,7 +187,7 @@ class BatchSampler:
         self._sources = sorted(by_source)
         self._heard = by_source
         self._speakers = {source: sorted(by_source[source]) for source in self._sources}
-        first = {source: group[0] for group in alike for source in group}
+        first = one_name(alike)
         of = {s: first.get(source, source) for source in self._sources for s in by_source[source]}
         numbers = {name: i for i, name in enumerate(sorted(set(of.values())))}
         self.collections = np.array([numbers[of[speaker]] for speaker in self.classes], np.int64)

@@ -13,7 +13,7 @@ import numpy as np
 
 from train.config import DataSection, FitConfig, ValidationSection
 from train.corpus import Utterance, read_manifest
-from train.data import SpeechCache
+from train.data import SpeechCache, one_name
 from voicevault.errors import ManifestError
 from voicevault.types import Float32Array
 
@@ -79,7 +79,7 @@ def read_corpus(config: FitConfig, root: Path, cache_folder: Path) -> Corpus:
 
 def _require_one_collection(utterances: Sequence[Utterance], data: DataSection) -> None:
     """A speaker whose rivals are those of the own collection has one collection."""
-    first = {source: group[0] for group in data.alike for source in group}
+    first = one_name(data.alike)
     of: dict[str, set[str]] = defaultdict(set)
     for u in utterances:
         if not data.weights or u.source in data.weights:

@@ -44,9 +44,8 @@ def import_model(
         CheckpointError: The files are incomplete, damaged, or no model that can be run here. Nothing in them is executed.
         RequestError, ModelExistsError: The name, or the front-end's settings.
     """
-    path = Path(
-        os.path.expanduser(path)
-    ).absolute()  # leaves a user who does not exist as it is, to be told below
+    # `Path.expanduser` would fail at a user who does not exist; this leaves such a path as it is, to be told below.
+    path = Path(os.path.expanduser(path)).absolute()
     kind = kind_of(path)
     if kind != "onnx" and (frontend is not None or settings):
         raise RequestError(f"{path} says itself which front-end it needs; only for ONNX files is it given.")

@@ -96,9 +96,8 @@ class IndexFiles:
     def open(self, collection: str, position: GalleryPosition) -> Index | None:
         """The index from its file; None where there is none that can be used, which is logged."""
         found = None
-        if os.path.exists(
-            self.base(position.uuid)
-        ):  # `Path.exists` fails in a folder that may not be entered
+        # `Path.exists` fails in a folder that may not be entered.
+        if os.path.exists(self.base(position.uuid)):
             # A folder that is read-only or somebody else's is theirs to clean.
             with suppress(OSError), claim(self._lock(position.uuid)) as mine:
                 if mine:
