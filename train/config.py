@@ -81,9 +81,16 @@ class ValidationSection(_Section):
     every_steps: Annotated[int, Field(ge=1)] = 500
     patience: Annotated[int, Field(ge=0)] = 0
     """Validations without a better one after which the training ends; 0 never ends it early."""
+    refit: bool = False
+    """Nobody is kept out: for a recipe that was chosen already. The weights of the last step are what is exported, and thresholds
+    come from a training that kept speakers out (`train.tune_refit`)."""
 
     @model_validator(mode="after")
     def _can_select(self) -> Self:
+        if self.refit and (self.recordings or self.augmented or self.patience or self.select != "eer"):
+            raise ValueError(
+                "refit = true measures nothing on the way: leave out recordings, augmented, patience and select"
+            )
         if self.select == "accuracy" and not self.recordings:
             raise ValueError(
                 'select = "accuracy" needs recordings to measure it on: set recordings = 500 or so'
@@ -189,6 +196,7 @@ LATER = (
     ("validation", "recordings"),
     ("validation", "augmented"),
     ("validation", "select"),
+    ("validation", "refit"),
     ("loss", "centres"),
     ("loss", "rivals"),
     ("loss", "uniformity"),

@@ -279,7 +279,11 @@ class Fit:
             self.processes.wait()
 
     def _validate(self, board: SummaryWriter) -> None:
-        """Keeps the weights where they are the best so far."""
+        """Keeps the weights where they are the best so far; a refit keeps its last."""
+        if self.config.validation.refit:
+            if self.processes.first:
+                self.save()
+            return
         loss = math.inf
         if self.processes.first:
             found = self._measured()

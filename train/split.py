@@ -96,7 +96,7 @@ def split_speakers(
     utterances: Sequence[Utterance], config: ValidationSection, seed: int, trained: Collection[str] = ()
 ) -> Split:
     """Draws the validation speakers by a hash of their name; speakers with several sessions come first. Then recordings of the
-    speakers that are left, likewise.
+    speakers that are left, likewise. A refit keeps nobody out.
 
     Args:
         seed: Of the draw, where `config` has none of its own.
@@ -106,6 +106,8 @@ def split_speakers(
         ManifestError: A collection has fewer speakers than are to be kept out, or recordings are to be kept out and
             nobody has three.
     """
+    if config.refit:
+        return Split(list(utterances), [], [])
     seed = seed if config.seed is None else config.seed
     by_source: dict[str, dict[str, list[Utterance]]] = defaultdict(lambda: defaultdict(list))
     for utterance in utterances:
