@@ -74,11 +74,16 @@ def fit(
         if not group.first:
             return
         identity = training.export(run / "model")
-    print(f"model {identity} in {run / 'model'}: {_best(run)}")
+    print(f"model {identity} in {run / 'model'}: {_best(run) or f'step {training.step}'}")
     for path, after in error_rates(run / "model", lists, check_root).items():
         old = f"{before[path]:.2%} before, " if path in before else ""
         print(f"{path}: EER {old}{after:.2%} now")
-    if report:
+    if settings.validation.refit:
+        print(
+            "no thresholds and no report, for nobody was kept out: python -m train tune"
+            f" {run / 'model'} --stand-in MODEL --config CONFIG, with the model and the config that the recipe was chosen by"
+        )
+    elif report:
         _report(run, config, corpora, training.corpus.validation)
 
 

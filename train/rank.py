@@ -39,6 +39,7 @@ def rank_models(
     """
     loaded = [(name, *load_checkpoint(model_folder(name))) for name in models]
     corpus = read_corpus(config, root, cache_folder)
+    corpus.require_kept_out()
     condition = FixedCondition(config, root, corpus.cache, corpus.validation, device)
     rows: list[dict[str, Any]] = []
     for name, model, identity in loaded:

@@ -39,6 +39,13 @@ class Corpus:
     validation: list[Utterance]
     closed: list[Utterance]
 
+    def require_kept_out(self) -> None:
+        """Raises ManifestError after a refit, where nobody is left to measure on."""
+        if not self.validation:
+            raise ManifestError(
+                "this config keeps nobody out (validation.refit): name the one of the training that the recipe was chosen by"
+            )
+
     @property
     def digest(self) -> str:
         """Hex SHA-256 of who is trained on and who is kept out, with collections and sessions: what the manifest says beside the

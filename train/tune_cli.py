@@ -22,6 +22,7 @@ from train.fit_cli import SpeechCacheOption
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from voicevault.embedding import EmbeddingPipeline
     from voicevault.scoring.policy import Policy, PolicyRow
 
 
@@ -51,6 +52,13 @@ def tune(
         Path | None,
         typer.Option("--cohort-manifest", help="Cohort speakers, where they are not a training's"),
     ] = None,
+    stand_in: Annotated[
+        str | None,
+        typer.Option(
+            "--stand-in",
+            help="For a refit: a model by the same recipe that --config kept speakers out of; its scores are used",
+        ),
+    ] = None,
     impostors: Impostors = "source",
     prior: Annotated[
         float, typer.Option("--prior", help="Prior of a genuine trial that the calibration is weighted for")
@@ -69,6 +77,7 @@ def tune(
     from train.evaluate_report import threshold_lines
     from train.trials import read_recordings
     from train.tune import POLICY_FILE, fit_policy, save_policy, tune_recordings
+    from train.tune_refit import lend
     from train.tune_speakers import draw_cohort, manifest_digest, training_speakers
     from voicevault.encoder.lazy import read_identity
     from voicevault.errors import ModelMismatchError, RequestError
@@ -78,6 +87,10 @@ def tune(
         raise RequestError("Give the trials by one of --manifest, --config and --scores.")
     if not 0.0 < prior < 1.0:
         raise RequestError("--prior lies between 0 and 1.", prior=prior)
+    if stand_in is not None and (config is None or not cohort):
+        raise RequestError(
+            "--stand-in needs --config, the training that kept speakers out, and a cohort of the others."
+        )
     shared = shared_attributes(impostors)
     target = model_folder(model)
     identity = read_identity(target)
@@ -108,21 +121,29 @@ def tune(
             cohort_root = cohort_manifest if cohort_manifest.is_dir() else cohort_manifest.parent
             cohort_from, shares = read_recordings(cohort_manifest, cohort_root), {}
             named = f"speakers of {cohort_manifest.name}"
-        pipeline = load_pipeline(model, threads=threads, device=device, precision=precision)
         folder.mkdir(parents=True, exist_ok=True)
+
+        def loaded(name: str) -> tuple[EmbeddingPipeline, EmbeddingCache]:
+            pipeline = load_pipeline(name, threads=threads, device=device, precision=precision)
+            return pipeline, EmbeddingCache(folder, pipeline.encoder)
+
+        scoring = loaded(stand_in or model)
+        drawn = draw_cohort(cohort_from, cohort, shares)
         tuned = tune_recordings(
-            pipeline,
+            scoring[0],
             recordings,
             root,
             provenance=facts,
             within=shared,
             prior=prior,
-            cohort_recordings=draw_cohort(cohort_from, cohort, shares),
+            cohort_recordings=drawn,
             cohort_root=cohort_root,
             cohort_name=named,
-            cache=EmbeddingCache(folder, pipeline.encoder),
+            cache=scoring[1],
             workers=workers,
         )
+        if stand_in is not None:
+            tuned = lend(tuned, scoring, loaded(model), drawn, cohort_root, within=shared, workers=workers)
         tuned.save(target)
         policy, values, genuine = tuned.policy, tuned.scored.scores, tuned.scored.trials.genuine
     lines = threshold_lines(policy)
@@ -144,6 +165,14 @@ def _print_policy(policy: Policy, target: Path) -> None:
         for name, row in found.items():
             fmr, fnmr = (
                 f"{kind.upper()} {row[f'{kind}_cross_fitted']:.3%} (in sample {row[f'{kind}_in_sample']:.3%})"
+                for kind in ("fmr", "fnmr")
+            )
+            print(f"  {name:12} {fmr}  {fnmr}")
+    if lent := facts.get("lent"):
+        print(f"of a stand-in, {facts['scores_of']}; on {lent['speakers']:,} speakers whom both heard:")
+        for name, row in lent["rows"].items():
+            fmr, fnmr = (
+                f"{kind.upper()} {row[kind]:.3%} (stand-in {row[f'{kind}_stand_in']:.3%})"
                 for kind in ("fmr", "fnmr")
             )
             print(f"  {name:12} {fmr}  {fnmr}")

@@ -50,6 +50,7 @@ def training_speakers(config: Path, corpora: Path, cache: Path) -> TrainingSpeak
     settings: FitConfig = read_config(config)
     listed = corpora / settings.data.manifest
     corpus = read_corpus(settings, corpora, cache)
+    corpus.require_kept_out()
     gender = {recording.path: recording.gender for recording in read_recordings(listed, corpora)}
 
     def recordings(utterances: Sequence[Utterance]) -> list[Recording]:

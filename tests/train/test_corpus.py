@@ -156,6 +156,15 @@ def test_a_split_shares_no_speaker_and_is_drawn_by_name(tmp_path: Path) -> None:
     assert {u.speaker for u in split_speakers(every, ValidationSection(share=0.2), 2).validation} != kept
 
 
+def test_a_refit_trains_on_every_recording() -> None:
+    every = utterances(6, 3)
+    split = split_speakers(every, ValidationSection(refit=True), 1)
+    assert (split.training, split.validation, split.closed) == (every, [], [])
+    for measured in ({"augmented": True}, {"recordings": 5}, {"patience": 2}):
+        with pytest.raises(ValueError, match="measures nothing on the way"):
+            ValidationSection(refit=True, **measured)  # type: ignore[arg-type]
+
+
 def test_a_single_recording_is_cut_into_pieces_that_do_not_overlap() -> None:
     split = split_speakers(utterances(6, 1, seconds=9.0), ValidationSection(speakers={"s": 2}, pieces=3), 1)
     assert len(split.validation) == 6

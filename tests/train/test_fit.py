@@ -27,6 +27,7 @@ from train.state import read_facts
 from train.validate import best_so_far, closed_set_accuracy, embed
 from voicevault.encoder import load_encoder
 from voicevault.encoder.checkpoint import load_checkpoint
+from voicevault.encoder.lazy import read_identity
 from voicevault.errors import CheckpointError, SettingsError
 
 
@@ -187,6 +188,28 @@ def test_a_training_ends_with_its_lists_thresholds_and_report(
         )
     assert (run / "model" / "policy.json").is_file()
     assert (run / "report" / "report.html").stat().st_size > 10_000
+
+
+def test_a_refit_keeps_nobody_out_and_ends_with_its_last_weights(
+    corpus: Path, config_file: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    text = config_file.read_text(encoding="utf-8").replace("share = 0.25\nevery_steps = 4", "refit = true")
+    head, _, tail = text.partition("[model]")  # which --init brings
+    config_file.write_text(head + tail[tail.index("[augment]") :], encoding="utf-8")
+    run = tmp_path / "run"
+    folders = ["--corpora", str(corpus), "--run", str(run)]
+    done = CliRunner().invoke(app, ["fit", "--config", str(config_file), "--init", str(tiny_model), *folders])
+    assert done.exit_code == 0, done.output
+    assert "model: step 12" in done.output
+    assert "nobody was kept out" in done.output and "--stand-in" in done.output
+    assert not (run / BEST_FILE).exists()
+    assert not (run / "report").exists()
+    again = fit(read_config(config_file), corpus, run, tmp_path / "cache")
+    assert again.step == 12 and again.finished
+    assert set(again.batches.sampler.classes) == {
+        folder.name for folder in corpus.iterdir() if folder.is_dir()
+    }
+    assert again.export(tmp_path / "model") == read_identity(run / "model").model_id
 
 
 def test_training_ends_early_where_validation_gets_no_better(

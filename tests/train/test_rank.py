@@ -13,7 +13,7 @@ from train.__main__ import app
 from train.config import read_config
 from train.fit import Fit
 from voicevault.encoder import default_model_dir, read_identity
-from voicevault.errors import ModelNotFoundError
+from voicevault.errors import ManifestError, ModelNotFoundError
 
 
 def rank(config: Path, corpus: Path, cache: Path, *models: str) -> str:
@@ -65,3 +65,10 @@ def test_a_model_that_is_missing_is_said_before_any_time_is_spent(
     with pytest.raises(ModelNotFoundError, match="is no model folder"):
         rank(augmented, corpus, tmp_path / "cache", "default", str(tmp_path / "none"))
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_refit_ranks_nothing(config_file: Path, corpus: Path, tmp_path: Path) -> None:
+    text = config_file.read_text(encoding="utf-8").replace("share = 0.25\nevery_steps = 4", "refit = true")
+    config_file.write_text(text, encoding="utf-8")
+    with pytest.raises(ManifestError, match="keeps nobody out"):
+        rank(config_file, corpus, tmp_path / "cache", "default")

@@ -12,10 +12,14 @@ import pytest
 from typer.testing import CliRunner
 
 from train.__main__ import app
-from train.trials import Recording
+from train.evaluate import Scored
+from train.evaluate_embed import Embedded
+from train.trials import Recording, all_pairs
 from train.tune import calibrate, fit_policy
 from train.tune_crossfit import _folds, cross_fitted
+from train.tune_refit import both_rates
 from train.tune_speakers import draw_cohort, training_speakers
+from voicevault.encoder import default_model_dir
 from voicevault.encoder.lazy import read_identity
 from voicevault.errors import ModelMismatchError, RequestError
 from voicevault.scoring.normalise import Cohort
@@ -192,6 +196,48 @@ def test_a_model_is_tuned_on_the_speakers_that_its_training_kept_out(
     assert "36 trials of 3 speakers" in run.output
     assert facts["cross_fitted"] == {"reason": "no threshold to measure"}
     assert (tmp_path / "out" / "scores.png").is_file()
+
+
+def test_a_refit_has_the_thresholds_of_its_stand_in_and_a_cohort_of_its_own(
+    model: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """The default model stands in for a tiny one, whose scores are others."""
+    arguments = ["tune", "--model", str(model), "--config", str(corpus / "config.toml"), "--workers", "0"]
+    folders = ["--corpora", str(corpus), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
+    run = CliRunner().invoke(app, [*arguments, *folders, "--cohort", "4", "--stand-in", "default"])
+    assert run.exit_code == 0, run.output
+    identity, stand_in = read_identity(model).model_id, read_identity(default_model_dir()).model_id
+    policy = Policy.load(model / "policy.json", identity)
+    assert policy.provenance["scores_of"] == stand_in
+    assert (policy.provenance["trials"], policy.provenance["lent"]["speakers"]) == (36, 4)
+    assert len(Cohort.load(model / "cohort.safetensors", identity).vectors) == 4
+    assert f"of a stand-in, {stand_in}" in run.output
+    alone = Policy.load(default_model_dir() / "policy.json", stand_in)
+    assert "scores_of" not in alone.provenance
+
+    for wrong, message in (
+        (["--config", "x.toml", "--cohort", "0", "--stand-in", "default"], "a cohort of the others"),
+        (["--manifest", str(corpus / "train.tsv"), "--stand-in", "default"], "needs --config"),
+        ([*arguments[3:], *folders, "--cohort", "4", "--stand-in", str(model)], "is the model itself"),
+    ):
+        refused = CliRunner().invoke(app, ["tune", "--model", str(model), *wrong])
+        assert isinstance(refused.exception, RequestError), refused.output
+        assert message in refused.exception.message
+
+
+def test_both_models_are_measured_at_the_stand_ins_thresholds() -> None:
+    recordings = [Recording(f"{s}-{i}", s, "books") for s in "abcd" for i in range(2)]
+    trials = all_pairs(recordings, [r.name for r in recordings])
+    nothing = Embedded(np.zeros((8, 2), np.float32), np.ones(8), np.ones(8), ("",) * 8, {})
+    one, other = (
+        Scored(trials, np.where(trials.genuine, *rates), nothing) for rates in ((0.6, 0.4), (0.5, 0.1))
+    )
+    rows = [PolicyRow("eer", 0.1, 0.3, None, 1, 1, 1), PolicyRow("fmr_1pct", 0.01, None, None, 1, 1, 1)]
+    found = both_rates(one, other, rows)
+    assert (found["speakers"], found["genuine_trials"], found["impostor_trials"]) == (4, 4, 24)
+    assert found["rows"] == {
+        "eer": {"threshold": 0.3, "fmr": 1.0, "fmr_stand_in": 0.0, "fnmr": 0.0, "fnmr_stand_in": 0.0}
+    }
 
 
 def test_a_scores_file_tunes_as_its_recordings_do_and_only_its_own_model(
