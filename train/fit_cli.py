@@ -81,7 +81,7 @@ def fit(
     if settings.validation.refit:
         print(
             "no thresholds and no report, for nobody was kept out: python -m train tune"
-            f" --model {run / 'model'} --stand-in MODEL --config CONFIG, with the model and the config that the recipe was chosen by"
+            f" --model {run / 'model'} --stand-in MODEL --config CONFIG, with those that the recipe was chosen by"
         )
     elif report:
         _report(run, config, corpora, training.corpus.validation)
