@@ -214,6 +214,20 @@ def test_a_copy_forgets_even_if_the_index_fails(
     assert [s.id for s in vault.speakers(collection=target)] == ["ada", "bob"]
 
 
+def test_a_speaker_whom_only_a_backup_still_holds_can_be_forgotten(
+    vault: Vault, people: dict[str, list[Path]]
+) -> None:
+    """As after a first try that was killed between two collections."""
+    enroll(vault, people)
+    backup = vault.migrate("staff", "second").backup
+    assert backup is not None
+    vault._store.forget_speaker("staff", "cy")
+    vault.forget("cy", collection="staff")
+    assert [s.id for s in vault.speakers(collection=backup)] == ["ada", "bob"]
+    with pytest.raises(SpeakerNotFoundError):
+        vault.forget("cy", collection="staff")
+
+
 def test_who_must_enroll_again(vault: Vault, people: dict[str, list[Path]]) -> None:
     for speaker, files in people.items():
         vault.enroll(speaker, files[0])  # into a collection that keeps nothing

@@ -250,7 +250,13 @@ class Vault:
         Raises:
             SpeakerNotFoundError, EnrollmentNotFoundError.
         """
-        there = self.enrollments(speaker_id, collection=collection)
+        try:
+            there = self.enrollments(speaker_id, collection=collection)
+        except SpeakerNotFoundError:
+            # Of a first try that was killed, another collection may still hold them.
+            if enrollment_id is None and self._forget_in(self._store.twins_of(collection), speaker_id, None):
+                return
+            raise
         sources = (
             None if enrollment_id is None else {one.source_sha256 for one in there if one.id == enrollment_id}
         )

@@ -106,6 +106,21 @@ def test_it_compacts_by_itself_and_the_other_process_takes_that_over(
         oracle.check(other, PROBES, 5)
 
 
+def test_what_became_due_within_the_pause_is_done_without_another_change(
+    place: Path, store: Store, oracle: Oracle
+) -> None:
+    limits = Limits(compress_from=4000, compact_after=100, compact_share=0)
+    with closing(Galleries(store, place / "compressed", limits)) as galleries:
+        first = base_of(galleries)
+        (held,) = galleries._held.values()
+        held.upkeep_after = time.monotonic() + 0.5  # as after a try
+        oracle.enroll(store, {f"n{number}": number for number in range(150)})
+        oracle.check(galleries, PROBES[:2], 5)
+        assert base_of(galleries) == first
+        eventually(lambda: base_of(galleries) > first)
+        eventually(lambda: base_of(galleries) > first and not held.upkeep_put_off)
+
+
 def test_answers_are_right_while_it_compacts_and_writes_go_on(
     place: Path, store: Store, oracle: Oracle
 ) -> None:

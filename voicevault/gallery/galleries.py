@@ -156,6 +156,8 @@ class Galleries:
         """Whether the index is level now; False where its history is not the collection's."""
         generation, token = index.generation, index.token
         if generation == position.generation:
+            if held.upkeep_put_off:
+                self._upkeep.look_after(held)
             # Two reads of a moving index: equal to the collection's newest, they belong together.
             return token == position.token or index.generation != generation
         if self._store.token_at(collection, generation) != token:

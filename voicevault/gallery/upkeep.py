@@ -34,6 +34,8 @@ class Held:
     file: Lock = field(default_factory=Lock)
     upkeep: Lock = field(default_factory=Lock)
     upkeep_after: float = 0.0
+    upkeep_put_off: bool = False
+    """It may have become due before `upkeep_after`: whoever asks next has it looked at again."""
 
 
 class Upkeep:
@@ -60,7 +62,8 @@ class Upkeep:
 
     def look_after(self, held: Held) -> None:
         """Has the index compacted, or moved to another tier, in the background, where that is due."""
-        if time.monotonic() < held.upkeep_after or not self._limits.upkeep_due(held.index):
+        held.upkeep_put_off = time.monotonic() < held.upkeep_after
+        if held.upkeep_put_off or not self._limits.upkeep_due(held.index):
             return
         if not held.upkeep.locked():
             held.upkeep_after = time.monotonic() + _PAUSE
@@ -131,6 +134,8 @@ class Upkeep:
                 # just being caught up with: it is still due then.
                 with suppress(BuildStoppedError, CollectionNotFoundError, IndexUnavailableError):
                     self._renew(held)
+                # What changed meanwhile, or what another process was just at.
+                held.upkeep_put_off = True
             except OSError as error:
                 log.warning("index file of collection %s cannot be written: %s", held.uuid, error)
             finally:
