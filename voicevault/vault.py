@@ -16,12 +16,11 @@ import numpy as np
 from voicevault.catalogue import Catalogue, Model
 from voicevault.errors import (
     CollectionNotFoundError,
-    EnrollmentNotFoundError,
     IndexUnavailableError,
     ModelMismatchError,
     RequestError,
-    SpeakerNotFoundError,
 )
+from voicevault.forgetting import forget
 from voicevault.gallery import Galleries
 from voicevault.scoring.decide import identification_threshold, verification_threshold
 from voicevault.scoring.policy import Policy
@@ -250,50 +249,7 @@ class Vault:
         Raises:
             SpeakerNotFoundError, EnrollmentNotFoundError.
         """
-        try:
-            there = self.enrollments(speaker_id, collection=collection)
-        except SpeakerNotFoundError:
-            # Of a first try that was killed, another collection may still hold them.
-            if enrollment_id is None and self._forget_in(self._store.twins_of(collection), speaker_id, None):
-                return
-            raise
-        sources = (
-            None if enrollment_id is None else {one.source_sha256 for one in there if one.id == enrollment_id}
-        )
-        missing: SpeakerNotFoundError | EnrollmentNotFoundError | None = None
-        # The others first, so that what fails in the middle can be asked for again; and once more afterwards, because a change
-        # of the model may just have been copying, or exchanging the names.
-        gone = self._forget_in(self._store.twins_of(collection), speaker_id, sources)
-        try:
-            if enrollment_id is None:
-                self._store.forget_speaker(collection, speaker_id)
-            else:
-                self._store.forget_enrollment(collection, speaker_id, enrollment_id)
-            self._galleries.forget(collection)
-        except (SpeakerNotFoundError, EnrollmentNotFoundError) as error:
-            missing = error
-            # Of two that exchanged their names, each calls the enrollment by an id of its own.
-            gone |= self._forget_in([collection], speaker_id, sources)
-        finally:
-            gone |= self._forget_in(self._store.twins_of(collection), speaker_id, sources)
-        if missing is not None and not gone:
-            raise missing
-
-    def _forget_in(self, collections: Iterable[str], speaker_id: str, sources: set[str] | None) -> bool:
-        """Forgets the speaker, or the enrollments of these source files; returns whether anything of that was there."""
-        gone = False
-        for name in collections:
-            with suppress(SpeakerNotFoundError, EnrollmentNotFoundError, CollectionNotFoundError):
-                if sources is None:
-                    self._store.forget_speaker(name, speaker_id)
-                    gone = True
-                else:
-                    for one in self.enrollments(speaker_id, collection=name):
-                        if one.source_sha256 in sources:
-                            self._store.forget_enrollment(name, speaker_id, one.id)
-                            gone = True
-                self._galleries.forget(name)
-        return gone
+        forget(self._store, self._galleries, collection, speaker_id, enrollment_id)
 
     # --- enrollment --------------------------------------------------------------------------------------
 
