@@ -94,6 +94,8 @@ def tune(
     shared = shared_attributes(impostors)
     target = model_folder(model)
     identity = read_identity(target)
+    if stand_in is not None and read_identity(model_folder(stand_in)).model_id == identity.model_id:
+        raise RequestError("The stand-in is the model itself: name the one that did not hear these speakers.")
     folder = out or Path("runs/tune") / identity.model_id[:12]
     if scores is not None:
         whose, values, genuine, pairs = read_scores(scores)

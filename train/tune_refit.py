@@ -47,13 +47,11 @@ def lend(
         Its provenance has ``scores_of``, the stand-in's model_id, and ``lent``, the rates of both on `heard` (`both_rates`).
 
     Raises:
-        RequestError: They are the same model, or there is no cohort.
+        RequestError: There is no cohort, or the two can use different recordings.
         AudioNotFoundError, ManifestError: See `train.evaluate.score_pairs`.
     """
     if tuned.cohort is None:
         raise RequestError("A stand-in is compared with the refit on the cohort: ask for one.")
-    if tuned.policy.model_id == refit[0].encoder.model_id:
-        raise RequestError("The stand-in is the model itself: name the one that did not hear these speakers.")
     own, other = (
         score_pairs(pipeline, heard, root, within=within, cache=cache, workers=workers)[0]
         for pipeline, cache in (refit, stand_in)

@@ -35,7 +35,7 @@ class Held:
     upkeep: Lock = field(default_factory=Lock)
     upkeep_after: float = 0.0
     upkeep_put_off: bool = False
-    """It may have become due before `upkeep_after`: whoever asks next has it looked at again."""
+    """It may have become due while it was done, or before `upkeep_after`: whoever asks next has it looked at again."""
 
 
 class Upkeep:
@@ -62,10 +62,8 @@ class Upkeep:
 
     def look_after(self, held: Held) -> None:
         """Has the index compacted, or moved to another tier, in the background, where that is due."""
-        held.upkeep_put_off = time.monotonic() < held.upkeep_after
-        if held.upkeep_put_off or not self._limits.upkeep_due(held.index):
-            return
-        if not held.upkeep.locked():
+        held.upkeep_put_off = held.upkeep.locked() or time.monotonic() < held.upkeep_after
+        if not held.upkeep_put_off and self._limits.upkeep_due(held.index):
             held.upkeep_after = time.monotonic() + _PAUSE
             self._background.later("upkeep", lambda: self._renew_if_due(held))
 
@@ -138,6 +136,7 @@ class Upkeep:
                 held.upkeep_put_off = True
             except OSError as error:
                 log.warning("index file of collection %s cannot be written: %s", held.uuid, error)
+                held.upkeep_put_off = False  # not again and again on a full disk: the next change will try
             finally:
                 held.upkeep_after = time.monotonic() + _PAUSE
                 held.upkeep.release()
