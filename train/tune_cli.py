@@ -171,7 +171,8 @@ def _print_policy(policy: Policy, target: Path) -> None:
             )
             print(f"  {name:12} {fmr}  {fnmr}")
     if lent := facts.get("lent"):
-        print(f"of a stand-in, {facts['scores_of']}; on {lent['speakers']:,} speakers whom both heard:")
+        shown = f"; on {lent['speakers']:,} speakers whom both heard:" if lent["rows"] else ""
+        print(f"of a stand-in, {facts['scores_of']}{shown}")
         for name, row in lent["rows"].items():
             fmr, fnmr = (
                 f"{kind.upper()} {row[kind]:.3%} (stand-in {row[f'{kind}_stand_in']:.3%})"
