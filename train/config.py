@@ -87,9 +87,11 @@ class ValidationSection(_Section):
 
     @model_validator(mode="after")
     def _can_select(self) -> Self:
-        if self.refit and (self.recordings or self.augmented or self.patience or self.select != "eer"):
+        fields = type(self).model_fields.items()
+        others = [key for key, field in fields if key != "refit" and getattr(self, key) != field.default]
+        if self.refit and others:
             raise ValueError(
-                "refit = true measures nothing on the way: leave out recordings, augmented, patience and select"
+                f"refit = true keeps nobody out and measures nothing: leave out {', '.join(others)}"
             )
         if self.select == "accuracy" and not self.recordings:
             raise ValueError(

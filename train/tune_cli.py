@@ -20,7 +20,7 @@ from train.evaluate_cli import (
 from train.fit_cli import SpeechCacheOption
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from voicevault.embedding import EmbeddingPipeline
     from voicevault.scoring.policy import Policy, PolicyRow
@@ -164,21 +164,11 @@ def _print_policy(policy: Policy, target: Path) -> None:
         print("  no threshold: about 25 speakers are needed at FMR 10 %, 80 at 1 % and 250 at 0.1 %")
     if found := facts["cross_fitted"].get("rows"):
         print(f"on speakers who did not set them ({facts['cross_fitted']['folds']} folds):")
-        for name, row in found.items():
-            fmr, fnmr = (
-                f"{kind.upper()} {row[f'{kind}_cross_fitted']:.3%} (in sample {row[f'{kind}_in_sample']:.3%})"
-                for kind in ("fmr", "fnmr")
-            )
-            print(f"  {name:12} {fmr}  {fnmr}")
+        _print_rates(found, "_cross_fitted", "_in_sample", "in sample")
     if lent := facts.get("lent"):
         shown = f"; on {lent['speakers']:,} speakers whom both heard:" if lent["rows"] else ""
         print(f"of a stand-in, {facts['scores_of']}{shown}")
-        for name, row in lent["rows"].items():
-            fmr, fnmr = (
-                f"{kind.upper()} {row[kind]:.3%} (stand-in {row[f'{kind}_stand_in']:.3%})"
-                for kind in ("fmr", "fnmr")
-            )
-            print(f"  {name:12} {fmr}  {fnmr}")
+        _print_rates(lent["rows"], "", "_stand_in", "stand-in")
     for group, rows in policy.groups.items():
         supported = [row for row in rows if row.threshold is not None]
         left = (
@@ -204,6 +194,16 @@ def _print_policy(policy: Policy, target: Path) -> None:
             f" of {norm['cohort']} speakers"
         )
     print(f"written to {target}")
+
+
+def _print_rates(rows: Mapping[str, Mapping[str, float]], one: str, other: str, whose: str) -> None:
+    """FMR and FNMR of each row, and beside them those of `whose`; `one` and `other` end their keys."""
+    for name, row in rows.items():
+        fmr, fnmr = (
+            f"{kind.upper()} {row[f'{kind}{one}']:.3%} ({whose} {row[f'{kind}{other}']:.3%})"
+            for kind in ("fmr", "fnmr")
+        )
+        print(f"  {name:12} {fmr}  {fnmr}")
 
 
 def _print_rows(rows: Sequence[PolicyRow]) -> None:

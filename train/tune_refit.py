@@ -69,7 +69,8 @@ def lend(
 def both_rates(refit: Scored, stand_in: Scored, rows: Sequence[PolicyRow]) -> dict[str, Any]:
     """FMR and FNMR of both models at the thresholds of the stand-in, on the same trials of speakers whom both heard.
 
-    They are lower than anybody else's. Where the refit's FMR is far from the stand-in's, the thresholds do not fit it.
+    Those of people who were not trained on are others; what tells is the difference. Where the refit's FMR is far from the
+    stand-in's, the thresholds do not fit it.
     """
     genuine = refit.trials.genuine
     if not np.array_equal(genuine, stand_in.trials.genuine):

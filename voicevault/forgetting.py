@@ -23,18 +23,13 @@ def forget(
         return _forget_in(store, galleries, names, speaker_id, sources)
 
     sources: set[str] | None = None
-    try:
-        there = store.enrollments(collection, speaker_id)
-    except SpeakerNotFoundError:
-        # Of a first try that was killed, another collection may still hold them.
-        if enrollment_id is None and gone_from(store.twins_of(collection)):
-            return
-        raise
     if enrollment_id is not None:
+        there = store.enrollments(collection, speaker_id)
         sources = {one.source_sha256 for one in there if one.id == enrollment_id}
     missing: SpeakerNotFoundError | EnrollmentNotFoundError | None = None
     # The others first, so that what fails in the middle can be asked for again; and once more afterwards, because a change
-    # of the model may just have been copying, or exchanging the names.
+    # of the model may just have been copying, or exchanging the names. Whom only the others still hold, after a first try
+    # that was killed, is forgotten there.
     gone = gone_from(store.twins_of(collection))
     try:
         if enrollment_id is None:

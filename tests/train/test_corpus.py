@@ -160,8 +160,8 @@ def test_a_refit_trains_on_every_recording() -> None:
     every = utterances(6, 3)
     split = split_speakers(every, ValidationSection(refit=True), 1)
     assert (split.training, split.validation, split.closed) == (every, [], [])
-    for measured in ({"augmented": True}, {"recordings": 5}, {"patience": 2}):
-        with pytest.raises(ValueError, match="measures nothing on the way"):
+    for measured in ({"augmented": True}, {"recordings": 5}, {"patience": 2}, {"speakers": {"s": 2}}):
+        with pytest.raises(ValueError, match=f"measures nothing: leave out {next(iter(measured))}"):
             ValidationSection(refit=True, **measured)  # type: ignore[arg-type]
 
 
